@@ -15,7 +15,7 @@ from node.control.methods import Method
 from node.operations.discovery import DaemonDiscoveryOperations
 from p2p.content.cid import Cid, Codec
 from p2p.discovery.service import DiscoveryOptions
-from tests.integration.p2p.nodes import open_node
+from tests.integration.p2p.nodes import dht_of, open_node
 from tests.unit.control.serving import serving_opened
 
 CID = str(Cid.of(Codec.DAG_PB, b"a model"))
@@ -39,7 +39,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
         ):
             first.discovery.provide(CID)
             with trio.fail_after(60):
-                while not first.discovery.status().dht.announced or not second.peers():  # type: ignore[union-attr]
+                while not dht_of(first.discovery).announced or not second.peers():
                     await trio.sleep(0.1)
             operations = DaemonDiscoveryOperations(second.discovery, second.peer_id, second.clock_skew_seconds)
             yield discovery_method_table(operations)
