@@ -17,7 +17,7 @@ from node.protocol.audit_outcomes import (
     audit_outcomes_in_slices,
     committed_books,
 )
-from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
 from node.protocol.audit_votes import (
     CHALLENGE_EPOCHS_MAX,
     NO_DIGEST,
@@ -26,9 +26,7 @@ from node.protocol.audit_votes import (
     audit_order,
     check_audits,
 )
-from node.protocol.audits import NO_FIGURES
 from node.protocol.audits import Test as AuditTest
-from node.protocol.calibration import HonestBand
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import (
     AUDIT_ANSWERS_SUMMED_MAX,
@@ -39,95 +37,43 @@ from node.protocol.findings import (
     AuditVote,
     CommittedBook,
     ModelWeight,
-    ReceiptBook,
 )
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
+from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId
 from node.protocol.participation import Duties
 from node.protocol.pricing import receipt_digest
-from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
+from node.protocol.records import EpochResult, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from node.protocol.slices import finish
 from node.protocol.vector_audits import VECTORS, figures_of, vector_band
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SOME_CID, TINY, account, key_of
+from tests.builders import NODE, TINY, account, key_of
+from tests.unit.protocol.audited_group import (
+    BAD,
+    BAND,
+    BOOK,
+    DRAWS,
+    EXECUTOR,
+    GOOD,
+    GROUP,
+    MEMBERS,
+    MILD,
+    SEED,
+    SEEDS,
+    WEIGHTS,
+    band_of,
+    bundles_of,
+    by_auditors,
+    digest_of,
+    judged,
+    judged_again,
+    missing,
+    outcome,
+    previous,
+    votes_on_draws,
+    with_judges,
+)
 from tests.unit.protocol.test_audit_evidence import evidence_of
 from tests.unit.protocol.test_receipt_books import BIG, group_of
-
-SEED = Hash32(b"\x07" * 32)
-SEEDS = AuditSeeds(SEED, Hash32(b"\x08" * 32))
-BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
-EXECUTOR = account(1)
-MEMBERS = range(1, 10)
-GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
-WEIGHTS = {account(number): 10 for number in MEMBERS}
-BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
-DRAWS = 12
-"""Ten of tokens and two of rows."""
-GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
-BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
-MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)
-"""2.5 % of tokens differ: no answer proves it by itself, nor do those of one epoch."""
-
-
-NOBODY: Mapping[Address, AuditVote | AuditFigures] = {}
-
-
-def band_of(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
-    return BAND
-
-
-def previous(*audits: AuditOutcome, books: tuple[CommittedBook, ...] | None = None) -> EpochResult:
-    own = (CommittedBook(EXECUTOR, BOOK),) if books is None else books
-    return EpochResult(EpochNumber(0), GROUP, (), TokenAmount(0), audits=audits, books=own)
-
-
-def digest_of(draw: int) -> Hash32:
-    return Hash32(b"\xaa" + draw.to_bytes(31, signed=True))
-
-
-def judged(draw: int, figures: AuditFigures, digest: Hash32 | None = None) -> AuditVote:
-    verdict = Verdict.VALID if figures.mismatches == 0 else Verdict.INVALID
-    reason = "" if verdict is Verdict.VALID else "audit-tokens"
-    return AuditVote(EXECUTOR, draw, NODE, TINY, digest or digest_of(draw), verdict, figures, reason)
-
-
-def missing(draw: int, reason: str = WITHHELD) -> AuditVote:
-    return AuditVote(EXECUTOR, draw, NodeId(""), ModelId(""), NO_DIGEST, Verdict.ABSTAIN, NO_FIGURES, reason)
-
-
-def bundles_of(votes: Mapping[Address, list[AuditVote]]) -> dict[Address, VoteBundle]:
-    return {
-        validator: VoteBundle(EpochNumber(1), validator, (), tuple(sorted(cast, key=audit_order)))
-        for validator, cast in votes.items()
-    }
-
-
-def by_auditors(
-    figures: AuditFigures, cartel: Mapping[Address, AuditVote | AuditFigures] = NOBODY
-) -> dict[Address, VoteBundle]:
-    """Bundles in which every drawn auditor finds `figures`, and those of the cartel what they like."""
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            said = cartel.get(auditor, figures)
-            vote = judged(draw, said) if isinstance(said, AuditFigures) else replace(said, draw=draw)
-            votes.setdefault(auditor, []).append(vote)
-    return bundles_of(votes)
-
-
-def outcome(bundles: Mapping[Address, VoteBundle], *before: AuditOutcome) -> AuditOutcome:
-    books = () if before else None
-    (found,) = audit_outcomes(previous(*before, books=books), SEEDS, bundles, WEIGHTS, band_of)
-    return found
-
-
-def judged_again(accused: AuditOutcome, figures: Mapping[int, AuditFigures]) -> dict[Address, VoteBundle]:
-    return bundles_of(
-        {
-            account(number): [judged(REJUDGED, said, digest) for digest in accused.accused]
-            for number, said in figures.items()
-        }
-    )
 
 
 def test_honest_answers_are_found_valid_and_leave_no_evidence() -> None:
@@ -269,10 +215,7 @@ def test_what_is_not_handed_over_counts_as_withheld_by_whomever_it_was_drawn() -
 
 def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     friends = {account(2), account(3)}
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            votes.setdefault(auditor, []).append(judged(draw, GOOD) if auditor in friends else missing(draw))
+    votes = votes_on_draws(lambda auditor, draw: judged(draw, GOOD) if auditor in friends else missing(draw))
     (found, *more) = audit_outcomes(previous(), SEEDS, bundles_of(votes), WEIGHTS, band_of)
     assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
@@ -328,11 +271,6 @@ def test_books_of_members_are_taken_up_ascending_and_of_nobody_else() -> None:
 def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
     accused = outcome(by_auditors(BAD))
     assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
-
-
-def with_judges(*numbers: int) -> EpochGroup:
-    """A group in which only these members have the executor's model beside itself."""
-    return group_of((1, 10, (TINY,)), *((n, 10, (TINY if n in numbers else BIG,)) for n in range(2, 10)))
 
 
 def test_nobody_audits_who_serves_a_model_alone_and_nothing_is_said_of_it() -> None:

@@ -52,6 +52,7 @@ from node.services.kept_audits import KeptAudits
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import NODE, PARAMETERS, SOME_CID, TINY, account, model, state_of, unasked_row
+from tests.unit.protocol.audited_group import BAND, SEED, band_of, previous
 from tests.unit.protocol.test_audit_evidence import (
     ANSWER,
     ASKING,
@@ -61,7 +62,6 @@ from tests.unit.protocol.test_audit_evidence import (
     receipt_for,
     vectors_of,
 )
-from tests.unit.protocol.test_audit_outcomes import BAND, SEED, band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
 
