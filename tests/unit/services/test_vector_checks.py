@@ -14,7 +14,7 @@ from tests.builders import account
 from tests.unit.protocol.audited_group import BAND
 from tests.unit.protocol.test_audit_evidence import vectors_of
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
-from tests.unit.services.test_auditing import VectorEngine
+from tests.unit.services.audit_bench import VectorEngine
 
 
 @pytest.mark.parametrize(("count", "outcome"), [(0, Outcome.UNCHECKED), (1, Outcome.HOLDS), (5, Outcome.HOLDS)])
