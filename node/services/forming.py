@@ -176,22 +176,17 @@ class FormingService:
             log.warning(line, epoch=inputs.epoch, reason=reason)
             return None
         content = result_to_bytes(result)
+        sized = log.bind(epoch=inputs.epoch, result_bytes=len(content), limit_bytes=RESULT_BYTES_MAX)
         if len(content) > RESULT_BYTES_MAX:
-            log.error(
+            sized.error(
                 "the result is too large to be read by anyone, so it is not signed: the present group carries on, "
-                "nothing is paid; report it with this line",
-                epoch=inputs.epoch,
-                result_bytes=len(content),
-                limit_bytes=RESULT_BYTES_MAX,
+                "nothing is paid; report it with this line"
             )
             return None
         if 2 * len(content) > RESULT_BYTES_MAX:
-            log.warning(
+            sized.warning(
                 "the result is larger than half of what a result may be: beyond that nobody signs and nobody is paid; "
-                "report it with this line",
-                epoch=inputs.epoch,
-                result_bytes=len(content),
-                limit_bytes=RESULT_BYTES_MAX,
+                "report it with this line"
             )
         content_cid = await store_proof(self._content, content, inputs.epoch, "result")
         summary, validator_set = summarise(result, content_cid)

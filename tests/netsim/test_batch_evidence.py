@@ -33,7 +33,7 @@ from node.services.validating import ValidatingService
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of, peer
-from tests.netsim.test_mining import Drawn
+from tests.netsim.miners import Drawn
 
 NODE_ID = NodeId("node-1")
 NONCES = 40

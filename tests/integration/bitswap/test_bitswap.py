@@ -21,6 +21,7 @@ from p2p.host import open_host
 from p2p.identity import Identity
 from p2p.standing import Offence
 from tests.integration.interop.peers import LOOPBACK, Ours, ours
+from tests.waiting import until
 
 MIB = 1024 * 1024
 SECONDS_MAX = 60
@@ -64,13 +65,7 @@ async def refused(host: Any, node: Ours) -> None:
     before = node.bitswap.counters.refused_streams
     with suppress(Exception):  # the stream may be reset before it is agreed what to speak
         await host.new_stream(node.host.get_id(), [PROTOCOL])
-    await until(lambda: node.bitswap.counters.refused_streams > before)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(SECONDS_MAX):
-        while not condition():
-            await trio.sleep(0.01)
+    await until(lambda: node.bitswap.counters.refused_streams > before, SECONDS_MAX)
 
 
 async def ended(stream: Any) -> None:
@@ -134,7 +129,7 @@ async def test_a_peer_that_answers_with_other_bytes_fails_at_once_and_is_blamed(
 async def test_a_block_that_nobody_asked_for_is_counted_and_blamed(tmp_path: Path) -> None:
     async with ours(tmp_path / "a") as node, raw_peer(node) as (host, _):
         await send(host, node, encode_message(Message(blocks=(Block(PREFIX, b"a present"),) * 3)))
-        await until(lambda: node.bitswap.counters.unsolicited_blocks == 3)
+        await until(lambda: node.bitswap.counters.unsolicited_blocks == 3, SECONDS_MAX)
         assert not node.store.has(Cid.of(Codec.RAW, b"a present"))
 
 
@@ -155,7 +150,7 @@ async def test_malformed_messages_end_their_stream_and_in_the_end_their_senders_
             await ended(await send(host, node, data))
             assert node.bitswap.counters.malformed_messages == before + 1
         assert [ban.peer for ban in node.standing.bans()] == [str(host.get_id())]
-        await until(lambda: host.get_id() not in node.host.get_connected_peers())
+        await until(lambda: host.get_id() not in node.host.get_connected_peers(), SECONDS_MAX)
 
 
 async def test_a_peer_that_owes_us_nothing_cannot_make_us_hold_much(tmp_path: Path) -> None:
@@ -188,7 +183,7 @@ async def test_who_no_longer_wants_a_block_says_so_and_may_still_get_it(tmp_path
     async with ours(tmp_path / "a") as node, raw_peer(node) as (host, told):
         with trio.move_on_after(0.5):
             await BitswapSource(node.bitswap, str(host.get_id())).get(cid, bytes_max=MIB)
-        await until(lambda: len(told) == 2)
+        await until(lambda: len(told) == 2, SECONDS_MAX)
         assert told[0].wants == (Want(cid.to_bytes(), send_dont_have=True),)
         assert [want.cancel for want in told[1].wants] == [True]
         stream = await send(host, node, encode_message(Message(blocks=(Block(PREFIX, b"data"),))))
@@ -202,7 +197,7 @@ async def test_a_peer_that_disappears_fails_those_who_wait_for_it(tmp_path: Path
         source = BitswapSource(node.bitswap, str(host.get_id()))
 
         async def leave() -> None:
-            await until(lambda: bool(told))
+            await until(lambda: bool(told), SECONDS_MAX)
             await host.get_network().close_peer(node.host.get_id())
 
         with trio.fail_after(SECONDS_MAX):
@@ -227,7 +222,7 @@ async def test_a_flood_of_wants_is_read_slowly_and_an_honest_peer_is_still_answe
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flood)
             with trio.fail_after(SECONDS_MAX):
-                await until(lambda: bool(node.standing.bans()))
+                await until(lambda: bool(node.standing.bans()), SECONDS_MAX)
                 for cid in cids:
                     assert await source.get(cid, bytes_max=MIB) is not None
             nursery.cancel_scope.cancel()
@@ -252,5 +247,5 @@ async def test_a_peer_that_does_not_read_its_blocks_holds_up_nobody_and_is_blame
         with trio.fail_after(SECONDS_MAX):
             for cid in cids:
                 assert await source.get(cid, bytes_max=MIB) is not None
-        await until(lambda: bool(blamed))
+        await until(lambda: bool(blamed), SECONDS_MAX)
     assert blamed == [(str(host.get_id()), Offence.STALLED)]

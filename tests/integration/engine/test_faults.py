@@ -30,6 +30,7 @@ from node.protocol.identifiers import NodeId
 from node.protocol.sampling import LogitBias, SamplingParameters
 from scripts.local_network import free_ports
 from tests.builders import model
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / ".cache" / "tiny-model"
@@ -42,12 +43,6 @@ START_SECONDS_MAX = 240
 PROMPT = tuple(range(5, 25))
 END = 1
 """The tiny model's token for the end of an answer (scripts/make_tiny_model.py)."""
-
-
-async def until(what: Callable[[], bool], seconds: float) -> None:
-    with trio.fail_after(seconds):
-        while not what():
-            await trio.sleep(0.1)
 
 
 @asynccontextmanager

@@ -17,6 +17,8 @@ from p2p.discovery.service import DhtMode, Discovery, DiscoveryOptions
 from p2p.host import open_host
 from p2p.identity import Identity
 from tests.integration.interop.peers import LOOPBACK, Lines, script
+from tests.integration.p2p.nodes import dht_of
+from tests.waiting import until
 
 PROTOCOL = "/quern/interop/kad/1.0.0"
 OURS = str(Cid.of(Codec.DAG_PB, b"a model of ours"))
@@ -69,11 +71,9 @@ async def open_discovery(
 async def test_the_dht_of_js_libp2p_and_ours_find_what_the_other_provides() -> None:
     async with open_discovery(1) as (host, discovery), js_peer(str(host.get_addrs()[0])) as theirs:
         with trio.fail_after(60):
-            while discovery.status().dht.peers < 1:  # type: ignore[union-attr]
-                await trio.sleep(0.1)
+            await until(lambda: dht_of(discovery).peers, 60)
             discovery.provide(OURS)
-            while not discovery.status().dht.announced:  # type: ignore[union-attr]
-                await trio.sleep(0.1)
+            await until(lambda: dht_of(discovery).announced, 60)
             assert (await theirs.do(find=OURS)) == {"found": [str(host.get_id())]}
             assert (await theirs.do(provide=THEIRS)) == {"provided": True}
             while not (found := await discovery.find_providers(THEIRS)):

@@ -23,17 +23,10 @@ from p2p.gossip.signatures import sign_message
 from p2p.host import listening_addresses, open_host
 from p2p.identity import Identity
 from p2p.standing import Standing
+from tests.waiting import until
 
 TOPIC = "/test/topic"
-SECONDS_MAX = 20.0
 VICTIM, ATTACKER = 1, 99
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; fails the test after SECONDS_MAX."""
-    with trio.fail_after(SECONDS_MAX):
-        while not holds():
-            await trio.sleep(0.02)
 
 
 @asynccontextmanager

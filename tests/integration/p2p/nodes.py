@@ -8,7 +8,8 @@ from coincurve import PrivateKey
 
 from node.network.adapter import LibP2PNetwork, open_network
 from node.protocol.signatures import address_of, sign
-from p2p.discovery.service import DiscoveryOptions
+from p2p.discovery.dht import DhtStatus
+from p2p.discovery.service import Discovery, DiscoveryOptions
 from p2p.standing import Standing
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -38,3 +39,10 @@ async def open_node(
         discovery=discovery,
     ) as network:
         yield network
+
+
+def dht_of(discovery: Discovery) -> DhtStatus:
+    """What the DHT of a node says of itself; the node has one."""
+    status = discovery.status().dht
+    assert status is not None
+    return status

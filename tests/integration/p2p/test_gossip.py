@@ -41,8 +41,8 @@ from tests.integration.p2p.gossip_peers import (
     members,
     plain_host,
     stock_pubsub,
-    until,
 )
+from tests.waiting import until
 
 LINE = [(0, 1), (1, 2)]
 

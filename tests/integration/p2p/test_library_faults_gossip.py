@@ -39,8 +39,8 @@ from tests.integration.p2p.gossip_peers import (
     members,
     plain_host,
     stock_pubsub,
-    until,
 )
+from tests.waiting import until
 
 GARBAGE = b"\x05\xff\xff\xff\xff\xff"
 """A length, and so many bytes that are no protobuf."""

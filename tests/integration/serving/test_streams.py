@@ -32,9 +32,8 @@ from node.services.registration import RegistrationService
 from node.store.books import Books
 from node.store.database import Database
 from tests.builders import account, key_of
-from tests.unit.services.scripted import CHAT, REQUEST_ID, honest_tokens
+from tests.unit.services.scripted import CHAT, REQUEST_ID, CountingEngine, honest_tokens
 from tests.unit.services.serving_network import DEPOSIT, GATEWAY, NODE, PLENTY, UNPAID_TOKENS_MAX
-from tests.unit.services.test_failover import CountingEngine
 
 BLOCK_SECONDS = 0.3
 TOKENS = 120

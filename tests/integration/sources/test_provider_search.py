@@ -25,6 +25,7 @@ from p2p.discovery.service import DhtMode, Discovery, DiscoveryOptions
 from p2p.host import open_host
 from p2p.identity import Identity
 from p2p.standing import Standing
+from tests.integration.p2p.nodes import dht_of
 
 LISTEN = ["/ip4/127.0.0.1/tcp/0"]
 OPTIONS = DiscoveryOptions(dht=DhtMode.SERVER, relay_client=False, reachability=False, hole_punching=False)
@@ -43,9 +44,7 @@ class Node:
         await self.discovery.dialer.connect(address.peer_id)
 
     def dht(self) -> DhtStatus:
-        status = self.discovery.status().dht
-        assert status is not None
-        return status
+        return dht_of(self.discovery)
 
     def connected(self) -> list[str]:
         return self.discovery.dialer.connected()

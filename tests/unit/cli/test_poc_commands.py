@@ -36,6 +36,7 @@ from tests.unit.cli.test_reward_commands import AccountedChain, run, two_epochs
 from tests.unit.control.serving import serving_opened
 from tests.unit.protocol.test_unpaid import SECOND, network
 from tests.unit.services.test_epochs import StubContent, StubPresence
+from tests.waiting import until
 
 VOTERS = frozenset(account(number) for number in (1, 3, 4))
 
@@ -72,8 +73,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(book.run)
-            while (result := book.newest_result()) is None:
-                await trio.sleep(0.01)
+            result = await until(book.newest_result)
             # This node did not get the votes of number 4, and found nobody's batch wrong.
             changed = tuple(replace(outcome, mismatches=0) for outcome in result.nodes)
             ours = add(content, result_to_bytes(replace(result, nodes=changed)))

@@ -35,6 +35,7 @@ from tests.builders import PARAMETERS, account, commit
 from tests.unit.control.serving import serving_opened
 from tests.unit.protocol.test_unpaid import FIRST, MEMBERS, SECOND, first_result, network, votes
 from tests.unit.services.test_epochs import StubChain, StubContent, StubPresence
+from tests.waiting import until
 
 THIRD = EpochNumber(2)
 
@@ -86,8 +87,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         operations = DaemonRewardOperations(chain, content, store, presence, book)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(book.run)
-            while book.newest_result() is None:
-                await trio.sleep(0.01)
+            await until(book.newest_result)
             yield reward_method_table(operations)
 
     with serving_opened(path, accounted()):

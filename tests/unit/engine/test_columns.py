@@ -23,27 +23,31 @@ from node.ports import EngineFailedError
 Row = tuple[list[int], list[float]]
 
 
-class Processor:
-    """As vLLM 0.32 makes them."""
+class Telling:
+    """What processors of vLLM have alike."""
 
     def __init__(self, tokenizer: Any, request: Any) -> None:
         self.tokenizer = tokenizer
         self.request = request
         self.told: list[Any] = []
 
-    @classmethod
-    def from_new_request(cls, tokenizer: Any, request: Any) -> Any:
-        return cls(tokenizer, request)
-
     def _update_prompt_logprobs(self, tensors: Any) -> None:
         self.told.append(tensors)
 
 
-class OtherProcessor(Processor):
+class Processor(Telling):
+    """As vLLM 0.32 makes them."""
+
+    @classmethod
+    def from_new_request(cls, tokenizer: Any, request: Any) -> Any:
+        return cls(tokenizer, request)
+
+
+class OtherProcessor(Telling):
     """As another vLLM might."""
 
     @classmethod
-    def from_new_request(cls, request: Any) -> Any:  # type: ignore[override]  # as said
+    def from_new_request(cls, request: Any) -> Any:
         return request
 
 

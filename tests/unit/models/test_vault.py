@@ -3,7 +3,7 @@
 import json
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,6 +37,7 @@ from node.protocol.records import ModelRecord
 from node.protocol.signatures import address_of
 from tests.builders import account
 from tests.unit.models.test_validation import write_safetensors
+from tests.waiting import until
 
 MODEL = ModelId("team/secret")
 SEED, ACCOUNT = bytes([7] * 32), PrivateKey(bytes([9] * 32))
@@ -312,23 +313,17 @@ async def loading(
         nursery.cancel_scope.cancel()
 
 
-async def until(what: Callable[[], object]) -> None:
-    with trio.fail_after(30):
-        while not what():
-            await trio.sleep(0.01)
-
-
 async def test_an_engine_waits_for_its_key_and_loads_when_it_is_deposited(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_loader, "KEY_RETRY_SECONDS", 0.1)
     sealed, key = place.seal()
     async with loading(place, record(), sealed) as (engine, _, library):
-        await until(lambda: len(place.asked) >= 3)
+        await until(lambda: len(place.asked) >= 3, 30)
         assert min(after - before for before, after in pairwise(place.asked)) >= 0.1  # and not once per block
         assert engine.loaded == []
         place.deposits[MODEL] = wrap_key(key, MODEL, node_recipient(peer_encryption_key(SEED)))
-        await until(lambda: engine.loaded)
+        await until(lambda: engine.loaded, 30)
         assert +library.in_use == {"bafy-one": 1}
 
 
@@ -338,12 +333,12 @@ async def test_a_new_version_replaces_the_decrypted_one_on_disk_even_by_a_plain_
     place.miner_keys.add(MODEL, key)
     place.miner_keys.add(MODEL, other_key)
     async with loading(place, record(), first) as (engine, chain, library):
-        await until(lambda: engine.loaded)
+        await until(lambda: engine.loaded, 30)
         library.paths |= {"bafy-two": second, "bafy-plain": write_model(place.folder / "plain")}
         chain.show(record("bafy-two"))
-        await until(lambda: place.opened() == ["opened-bafy-two"])
+        await until(lambda: place.opened() == ["opened-bafy-two"], 30)
         chain.show(record("bafy-plain", encrypted=False))
-        await until(lambda: place.opened() == [])
+        await until(lambda: place.opened() == [], 30)
         assert +library.in_use == {"bafy-plain": 1}
     # the old one is removed only after the engine was told of the new one
     assert engine.loaded == [
@@ -360,14 +355,14 @@ async def test_a_damaged_or_unloadable_version_leaves_the_present_one_and_nothin
     place.miner_keys.add(MODEL, other_key)
     (second / "00003.sealed").write_bytes(b"x")
     async with loading(place, record(), first) as (engine, chain, library):
-        await until(lambda: engine.loaded)
+        await until(lambda: engine.loaded, 30)
         library.paths |= {"bafy-two": second, "bafy-three": first, "bafy-four": first}
         chain.show(record("bafy-two"))
-        await until(lambda: "bafy-two" in library.asked)
+        await until(lambda: "bafy-two" in library.asked, 30)
         chain.show(record("bafy-three", model_args=("--bad",)))
-        await until(lambda: "bafy-three" in library.asked)
+        await until(lambda: "bafy-three" in library.asked, 30)
         chain.show(record("bafy-four"))
-        await until(lambda: place.opened() == ["opened-bafy-four"])
+        await until(lambda: place.opened() == ["opened-bafy-four"], 30)
         assert +library.in_use == {"bafy-four": 1}
     assert engine.loaded == [
         ("bafy-one", ["opened-bafy-one"]),

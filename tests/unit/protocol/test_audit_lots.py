@@ -28,8 +28,8 @@ from node.protocol.receipt_books import booked_tokens, make_book, order_rows
 from node.protocol.records import EpochGroup, SignedReceipt, VoteBundle
 from node.protocol.signatures import sign
 from tests.builders import SOME_CID, TINY, account, key_of, unasked_row
+from tests.unit.protocol.audited_group import band_of, previous
 from tests.unit.protocol.test_audit_evidence import ANSWER, EXECUTOR, receipt_for
-from tests.unit.protocol.test_audit_outcomes import band_of, previous
 from tests.unit.protocol.test_receipt_books import group_of
 
 DRAW = Hash32(b"\x07" * 32)

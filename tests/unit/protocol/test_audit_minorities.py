@@ -17,7 +17,7 @@ from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditOutcome,
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.receipt_books import BookRow, make_book, order_rows, payer_bytes
 from tests.builders import SOME_CID, account
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAD,
     BOOK,
     EXECUTOR,

@@ -1,34 +1,15 @@
 """What audits come to: five auditors accuse, the whole group convicts, and no minority can do either alone."""
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from node.protocol.audit_majorities import NOTHING_TO_JUDGE, WITHHELD
-from node.protocol.audit_outcomes import (
-    ACCUSED,
-    ACCUSED_MAX,
-    CHALLENGED_MAX,
-    NOT_AUDITED,
-    UNCONFIRMED,
-    audit_outcomes,
-    audit_outcomes_in_slices,
-    committed_books,
-)
-from node.protocol.audit_sampling import DRAWS_MAX, AuditSeeds, auditors_of, draws_of
-from node.protocol.audit_votes import (
-    CHALLENGE_EPOCHS_MAX,
-    NO_DIGEST,
-    REJUDGED,
-    AuditVoteError,
-    audit_order,
-    check_audits,
-)
-from node.protocol.audits import NO_FIGURES
+from node.protocol.audit_majorities import WITHHELD
+from node.protocol.audit_outcomes import ACCUSED, ACCUSED_MAX, NOT_AUDITED, UNCONFIRMED, audit_outcomes, committed_books
+from node.protocol.audit_sampling import DRAWS_MAX, auditors_of, draws_of
+from node.protocol.audit_votes import REJUDGED, audit_order, check_audits
 from node.protocol.audits import Test as AuditTest
-from node.protocol.calibration import HonestBand
 from node.protocol.codec import from_bytes, to_bytes
 from node.protocol.findings import (
     AUDIT_ANSWERS_SUMMED_MAX,
@@ -37,97 +18,37 @@ from node.protocol.findings import (
     AuditFigures,
     AuditOutcome,
     AuditVote,
-    CommittedBook,
     ModelWeight,
-    ReceiptBook,
 )
-from node.protocol.identifiers import Address, EpochNumber, Hash32, ModelId, NodeId, TokenAmount
-from node.protocol.participation import Duties
-from node.protocol.pricing import receipt_digest
-from node.protocol.records import EpochGroup, EpochResult, SignedReceipt, VoteBundle
-from node.protocol.signatures import sign
-from node.protocol.slices import finish
+from node.protocol.identifiers import Address, Hash32
+from node.protocol.records import VoteBundle
 from node.protocol.vector_audits import VECTORS, figures_of, vector_band
 from node.protocol.verdicts import Verdict
-from tests.builders import NODE, SOME_CID, TINY, account, key_of
-from tests.unit.protocol.test_audit_evidence import evidence_of
-from tests.unit.protocol.test_receipt_books import BIG, group_of
-
-SEED = Hash32(b"\x07" * 32)
-SEEDS = AuditSeeds(SEED, Hash32(b"\x08" * 32))
-BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
-EXECUTOR = account(1)
-MEMBERS = range(1, 10)
-GROUP = group_of(*((number, 10, (TINY,)) for number in MEMBERS))
-WEIGHTS = {account(number): 10 for number in MEMBERS}
-BOOK = ReceiptBook(1000, 100_000, Hash32(b"\x01" * 32), SOME_CID)
-DRAWS = 12
-"""Ten of tokens and two of rows."""
-GOOD = AuditFigures(100, 0, 0, 0, 0, 0, 100_000_000)
-BAD = AuditFigures(100, 60, 50_000_000, 0, 0, 0, 100_000_000)
-MILD = AuditFigures(200, 5, 250_000, 0, 0, 0, 100_000_000)
-"""2.5 % of tokens differ: no answer proves it by itself, nor do those of one epoch."""
-
-
-NOBODY: Mapping[Address, AuditVote | AuditFigures] = {}
-
-
-def band_of(_account: Address, _node: NodeId, _model: ModelId) -> HonestBand:
-    return BAND
-
-
-def previous(*audits: AuditOutcome, books: tuple[CommittedBook, ...] | None = None) -> EpochResult:
-    own = (CommittedBook(EXECUTOR, BOOK),) if books is None else books
-    return EpochResult(EpochNumber(0), GROUP, (), TokenAmount(0), audits=audits, books=own)
-
-
-def digest_of(draw: int) -> Hash32:
-    return Hash32(b"\xaa" + draw.to_bytes(31, signed=True))
-
-
-def judged(draw: int, figures: AuditFigures, digest: Hash32 | None = None) -> AuditVote:
-    verdict = Verdict.VALID if figures.mismatches == 0 else Verdict.INVALID
-    reason = "" if verdict is Verdict.VALID else "audit-tokens"
-    return AuditVote(EXECUTOR, draw, NODE, TINY, digest or digest_of(draw), verdict, figures, reason)
-
-
-def missing(draw: int, reason: str = WITHHELD) -> AuditVote:
-    return AuditVote(EXECUTOR, draw, NodeId(""), ModelId(""), NO_DIGEST, Verdict.ABSTAIN, NO_FIGURES, reason)
-
-
-def bundles_of(votes: Mapping[Address, list[AuditVote]]) -> dict[Address, VoteBundle]:
-    return {
-        validator: VoteBundle(EpochNumber(1), validator, (), tuple(sorted(cast, key=audit_order)))
-        for validator, cast in votes.items()
-    }
-
-
-def by_auditors(
-    figures: AuditFigures, cartel: Mapping[Address, AuditVote | AuditFigures] = NOBODY
-) -> dict[Address, VoteBundle]:
-    """Bundles in which every drawn auditor finds `figures`, and those of the cartel what they like."""
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            said = cartel.get(auditor, figures)
-            vote = judged(draw, said) if isinstance(said, AuditFigures) else replace(said, draw=draw)
-            votes.setdefault(auditor, []).append(vote)
-    return bundles_of(votes)
-
-
-def outcome(bundles: Mapping[Address, VoteBundle], *before: AuditOutcome) -> AuditOutcome:
-    books = () if before else None
-    (found,) = audit_outcomes(previous(*before, books=books), SEEDS, bundles, WEIGHTS, band_of)
-    return found
-
-
-def judged_again(accused: AuditOutcome, figures: Mapping[int, AuditFigures]) -> dict[Address, VoteBundle]:
-    return bundles_of(
-        {
-            account(number): [judged(REJUDGED, said, digest) for digest in accused.accused]
-            for number, said in figures.items()
-        }
-    )
+from tests.builders import TINY, account
+from tests.unit.protocol.audited_group import (
+    BAD,
+    BAND,
+    BOOK,
+    DRAWS,
+    EXECUTOR,
+    GOOD,
+    GROUP,
+    MILD,
+    SEED,
+    SEEDS,
+    WEIGHTS,
+    band_of,
+    bundles_of,
+    by_auditors,
+    digest_of,
+    judged,
+    judged_again,
+    missing,
+    outcome,
+    previous,
+    votes_on_draws,
+    with_judges,
+)
 
 
 def test_honest_answers_are_found_valid_and_leave_no_evidence() -> None:
@@ -269,10 +190,7 @@ def test_what_is_not_handed_over_counts_as_withheld_by_whomever_it_was_drawn() -
 
 def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     friends = {account(2), account(3)}
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            votes.setdefault(auditor, []).append(judged(draw, GOOD) if auditor in friends else missing(draw))
+    votes = votes_on_draws(lambda auditor, draw: judged(draw, GOOD) if auditor in friends else missing(draw))
     (found, *more) = audit_outcomes(previous(), SEEDS, bundles_of(votes), WEIGHTS, band_of)
     assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
@@ -330,11 +248,6 @@ def test_an_outcome_and_its_evidence_survive_their_bytes() -> None:
     assert from_bytes(AuditOutcome, to_bytes(accused)) == accused
 
 
-def with_judges(*numbers: int) -> EpochGroup:
-    """A group in which only these members have the executor's model beside itself."""
-    return group_of((1, 10, (TINY,)), *((n, 10, (TINY if n in numbers else BIG,)) for n in range(2, 10)))
-
-
 def test_nobody_audits_who_serves_a_model_alone_and_nothing_is_said_of_it() -> None:
     known = replace(previous(), group=with_judges())
     assert all(auditors_of(SEED, EXECUTOR, draw, known.group) == () for draw in range(DRAWS))
@@ -357,91 +270,6 @@ def test_one_rival_accuses_for_ever_and_convicts_never_and_a_second_judge_settle
         assert [outcome.fate for outcome in found] == ([] if fate is None else [fate])
 
 
-CHALLENGE = evidence_of(executor=EXECUTOR, payer=account(3)).signed
-
-
-def signed_by(signed: SignedReceipt, executor: int = 1, payer: int = 3) -> SignedReceipt:
-    digest = receipt_digest(signed.receipt)
-    return SignedReceipt(signed.receipt, sign(key_of(executor), digest), sign(key_of(payer), digest))
-
-
-def challenged(signed: SignedReceipt, *before: AuditOutcome) -> tuple[AuditOutcome, ...]:
-    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
-    return audit_outcomes(previous(*before, books=()), SEEDS, {account(3): bundle}, WEIGHTS, band_of)
-
-
-def test_what_its_payer_challenges_everybody_judges_and_only_one_answer_by_itself_proves() -> None:
-    signed = signed_by(CHALLENGE)
-    (found,) = challenged(signed)
-    assert found.challenged == (receipt_digest(signed.receipt),)
-    assert (found.fate, found.reason, found.accused) == (
-        Verdict.ABSTAIN,
-        NOT_AUDITED,
-        (),
-    )
-    for figures, fate in ((BAD, Verdict.INVALID), (MILD, None), (GOOD, None)):
-        votes = {account(n): [judged(REJUDGED, figures, found.challenged[0])] for n in range(2, 10)}
-        after = audit_outcomes(previous(found, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of)
-        assert [outcome.fate for outcome in after] == ([] if fate is None else [fate])
-
-
-def test_a_challenge_of_a_good_answer_wipes_no_evidence_out() -> None:
-    (mild,) = audit_outcomes(previous(), SEEDS, by_auditors(MILD), WEIGHTS, band_of)
-    (found,) = challenged(signed_by(CHALLENGE), mild)
-    votes = {account(n): [judged(REJUDGED, GOOD, found.challenged[0])] for n in range(2, 10)}
-    (after,) = audit_outcomes(previous(found, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of)
-    assert after.evidence == mild.evidence
-
-
-def test_a_challenge_without_both_signatures_counts_for_nothing() -> None:
-    for wrong in (signed_by(CHALLENGE, executor=2), signed_by(CHALLENGE, payer=2)):
-        assert challenged(wrong) == ()
-
-
-def test_a_challenge_of_an_executor_that_is_no_member_and_has_no_book_counts_for_nothing() -> None:
-    made_up = signed_by(evidence_of(executor=account(30), payer=account(3)).signed, executor=30)
-    assert challenged(made_up) == ()
-    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(made_up,))
-    known = previous(books=(CommittedBook(account(30), replace(BOOK, count=0, output_tokens=0)),))
-    (found,) = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
-    assert found.executor == account(30)
-
-
-@pytest.mark.parametrize("older", [0, 1])
-def test_what_is_older_than_the_honest_wait_cannot_be_challenged(older: int) -> None:
-    newest = EpochNumber(CHALLENGE.receipt.epoch + CHALLENGE_EPOCHS_MAX + older)
-    bundle = VoteBundle(EpochNumber(newest + 1), account(3), (), challenges=(signed_by(CHALLENGE),))
-    known = replace(previous(books=()), epoch=newest)
-    found = audit_outcomes(known, SEEDS, {account(3): bundle}, WEIGHTS, band_of)
-    assert [outcome.challenged for outcome in found] == ([] if older else [(receipt_digest(CHALLENGE.receipt),)])
-
-
-@pytest.mark.parametrize("names", [{"node_id": NodeId("n" * 33)}, {"model_id": ModelId("m" * 65)}])
-def test_a_challenge_with_too_long_a_name_voids_its_bundle(names: dict[str, str]) -> None:
-    signed = signed_by(evidence_of(executor=EXECUTOR, payer=account(3), **names).signed)
-    with pytest.raises(AuditVoteError, match="too long a name"):
-        check_audits(VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,)))
-
-
-def test_no_payer_crowds_the_challenges_of_others_out() -> None:
-    crowd = 4
-    bundles = {}
-    lone: set[Hash32] = set()
-    for payer, count in ((2, crowd), (3, crowd), (4, crowd), (5, 1), (6, 1)):
-        receipts = [
-            signed_by(evidence_of(executor=EXECUTOR, payer=account(payer), at=number).signed, payer=payer)
-            for number in range(count)
-        ]
-        bundles[account(payer)] = VoteBundle(EpochNumber(1), account(payer), (), challenges=tuple(receipts))
-        lone |= {receipt_digest(signed.receipt) for signed in receipts if count == 1}
-    for seed in range(8):
-        known = previous(books=())
-        (found,) = audit_outcomes(known, replace(SEEDS, lot=Hash32(bytes([seed]) * 32)), bundles, WEIGHTS, band_of)
-        assert len(found.challenged) == CHALLENGED_MAX
-        assert lone <= set(found.challenged)
-        assert list(found.challenged) == sorted(found.challenged)
-
-
 def test_no_votes_within_their_limits_make_the_sums_of_an_epoch_fail() -> None:
     assert max(DRAWS_MAX, ACCUSED_MAX) <= AUDIT_ANSWERS_SUMMED_MAX
     most = AUDIT_SUM_MICRO_MAX
@@ -454,160 +282,3 @@ def test_no_votes_within_their_limits_make_the_sums_of_an_epoch_fail() -> None:
     again = {account(n): [judged(REJUDGED, huge, digest) for digest in found.accused] for n in range(2, 10)}
     audit_outcomes(previous(found, books=()), SEEDS, bundles_of(again), WEIGHTS, band_of)
     assert from_bytes(AuditOutcome, to_bytes(found)) == found
-
-
-def test_only_payers_challenge_and_only_a_few() -> None:
-    signed = signed_by(CHALLENGE)
-    bundle = VoteBundle(EpochNumber(1), account(3), (), challenges=(signed,))
-    check_audits(bundle)
-    with pytest.raises(AuditVoteError, match="who paid"):
-        check_audits(replace(bundle, validator=account(4)))
-    with pytest.raises(AuditVoteError, match="challenges"):
-        check_audits(replace(bundle, challenges=(signed,) * 5))
-
-
-BUNDLE = VoteBundle(EpochNumber(1), account(2), (), (judged(0, BAD), judged(3, GOOD)), BOOK)
-
-
-def test_a_well_formed_bundle_of_audits_passes() -> None:
-    check_audits(BUNDLE)
-    check_audits(replace(BUNDLE, audits=(missing(0),)))
-
-
-@pytest.mark.parametrize(
-    ("audits", "complaint"),
-    [
-        ((judged(3, GOOD), judged(0, GOOD)), "ascend"),
-        ((judged(0, GOOD), judged(0, GOOD, Hash32(b"\xff" * 32))), "ascend"),
-        ((replace(judged(0, GOOD), executor=account(2)),), "itself"),
-        ((judged(-2, GOOD),), "a draw"),
-        ((judged(1 << 20, GOOD),), "a draw"),
-        ((judged(0, GOOD, Hash32(b"short")),), "digest"),
-        ((replace(judged(0, GOOD), reason="why"),), "a reason"),
-        ((replace(judged(0, BAD), reason=""),), "a reason"),
-        ((replace(judged(0, BAD), reason="x" * 65),), "64 characters"),
-        ((replace(judged(0, BAD), node_id=NodeId("x" * 33)),), "too long a name"),
-        ((replace(judged(0, BAD), model_id=ModelId("x" * 65)),), "too long a name"),
-        ((judged(0, replace(GOOD, tokens=AUDIT_TOKENS_MAX + 1)),), "no single answer"),
-        ((judged(0, replace(GOOD, surprise_micro=-AUDIT_SUM_MICRO_MAX - 1)),), "no single answer"),
-        ((replace(missing(0), verdict=Verdict.INVALID),), "has figures"),
-        ((replace(missing(0), figures=GOOD),), "has figures"),
-        ((judged(0, GOOD, NO_DIGEST),), "of a receipt"),
-    ],
-)
-def test_votes_that_no_honest_auditor_casts_void_the_bundle(audits: tuple[AuditVote, ...], complaint: str) -> None:
-    with pytest.raises(AuditVoteError, match=complaint):
-        check_audits(replace(BUNDLE, audits=audits))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"count": 0}, {"count": 1 << 30}, {"output_tokens": -1}, {"root": b""}, {"content_cid": ""}]
-)
-def test_a_book_that_cannot_be_voids_the_bundle(changes: dict[str, object]) -> None:
-    with pytest.raises(AuditVoteError, match="a book has"):
-        check_audits(replace(BUNDLE, receipts=replace(BOOK, **changes)))  # type: ignore[arg-type]
-
-
-def duties_of(bundles: Mapping[Address, VoteBundle], known: EpochResult | None = None) -> Mapping[Address, Duties]:
-    return finish(audit_outcomes_in_slices(known or previous(), SEEDS, bundles, WEIGHTS, band_of)).duties
-
-
-def drawn_for(auditor: Address) -> int:
-    return sum(auditor in auditors_of(SEED, EXECUTOR, draw, GROUP) for draw in range(draws_of(BOOK)))
-
-
-def test_what_auditors_owe_is_what_was_drawn_for_them_whatever_they_say() -> None:
-    expected = {account(number): drawn_for(account(number)) for number in MEMBERS if drawn_for(account(number))}
-    done = duties_of(by_auditors(GOOD))
-    assert done == {auditor: Duties(drawn, 0) for auditor, drawn in expected.items()}
-    assert EXECUTOR not in done
-    nobody = duties_of({})  # an executor can book what nobody can judge
-    assert nobody == {auditor: Duties(drawn, 0) for auditor, drawn in expected.items()}
-    diligent = max(expected, key=lambda auditor: expected[auditor])
-    alone = duties_of({diligent: by_auditors(GOOD)[diligent]})
-    assert alone[diligent] == Duties(expected[diligent], 0)
-    assert sum(found.undone for found in alone.values()) > 0
-
-
-@pytest.mark.parametrize(
-    ("reason", "is_done"),
-    [("no-time", False), ("engine-failed", False), ("no-model", False), (WITHHELD, True), ("private", True)],
-)
-def test_an_auditor_that_has_the_model_owes_a_judgement_and_nobody_owes_what_was_not_shown(
-    reason: str, is_done: bool
-) -> None:
-    idle = next(account(number) for number in MEMBERS if drawn_for(account(number)))
-    found = duties_of(by_auditors(GOOD, {idle: missing(0, reason)}))[idle]
-    assert found == Duties(drawn_for(idle), 0 if is_done else drawn_for(idle))
-
-
-def test_who_lacks_the_model_that_an_answer_is_of_owes_nothing() -> None:
-    """The executor has two models; auditors are drawn that have either."""
-    nodes = {1: (TINY, BIG), 2: (TINY,), 3: (BIG,), 4: (BIG,)}
-    known = replace(previous(), group=group_of(*((number, 10, models) for number, models in nodes.items())))
-    votes = {account(2): [missing(0, "no-model")], account(3): [judged(0, GOOD)], account(4): [missing(0, "no-model")]}
-    votes[account(3)] = [replace(judged(0, GOOD), model_id=BIG)]
-    found = duties_of(bundles_of(votes), known)
-    undone = {number: found[account(number)].undone for number in (2, 3, 4)}
-    assert undone == {2: 0, 3: 0, 4: 1}
-    nobody_has_it = {account(2): [replace(missing(0, "no-model"), model_id=ModelId("rare"))]}
-    assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == 0
-
-
-def again_with(digest: Hash32, reason: str) -> AuditVote:
-    return replace(missing(REJUDGED, reason), node_id=NODE, model_id=TINY, receipt_digest=digest)
-
-
-CHALLENGED_ONES = tuple(digest_of(number) for number in range(4))
-
-
-def challenged_outcome() -> AuditOutcome:
-    return AuditOutcome(EXECUTOR, TINY, Verdict.ABSTAIN, 0, 0, 0, NOT_AUDITED, challenged=CHALLENGED_ONES)
-
-
-@pytest.mark.parametrize("reason", ["no-time", "engine-failed", "no-model", *sorted(NOTHING_TO_JUDGE)])
-@pytest.mark.parametrize("friends", [(), (2,), (2, 3), (2, 3, 4)])
-def test_what_too_few_judged_again_nobody_owes(reason: str, friends: tuple[int, ...]) -> None:
-    """A payer and an executor who are one person can challenge, for nothing, what no engine reads."""
-    others = [number for number in range(2, 10) if number not in friends]
-    votes = {account(number): [again_with(digest, reason) for digest in CHALLENGED_ONES] for number in others}
-    votes |= {account(number): [judged(REJUDGED, GOOD, digest) for digest in CHALLENGED_ONES] for number in friends}
-    found = duties_of(bundles_of(votes), previous(challenged_outcome(), books=()))
-    is_owed = len(friends) == 3 and reason in ("no-time", "no-model")  # a third of those who have the model
-    assert {found[account(number)] for number in others} == {Duties(4, 4 if is_owed else 0)}
-
-
-def test_members_without_the_model_excuse_nobody_who_has_it() -> None:
-    known = replace(previous(challenged_outcome(), books=()), group=with_judges(2, 3, 4))
-    votes = {account(n): [again_with(digest, "engine-failed") for digest in CHALLENGED_ONES] for n in range(5, 10)}
-    votes |= {account(n): [judged(REJUDGED, GOOD, digest) for digest in CHALLENGED_ONES] for n in (2, 3)}
-    found = duties_of(bundles_of(votes), known)
-    assert [found[account(n)] for n in (2, 3, 4)] == [Duties(4, 0), Duties(4, 0), Duties(4, 4)]
-
-
-@pytest.mark.parametrize("reason", ["engine-failed", *sorted(NOTHING_TO_JUDGE)])
-def test_one_auditor_who_judges_what_nobody_reads_makes_it_nobody_s_duty(reason: str) -> None:
-    liar = account(2)
-    said = {account(number): missing(0, reason) for number in MEMBERS if account(number) != liar}
-    found = duties_of(by_auditors(GOOD, said))
-    assert {duties.undone for duties in found.values()} == {0}
-    assert found[liar].due == drawn_for(liar) > 0
-
-
-@pytest.mark.parametrize("reason", sorted(NOTHING_TO_JUDGE))
-def test_a_third_convicts_nobody_of_what_all_others_see_that_nobody_can_judge(reason: str) -> None:
-    known = challenged_outcome()
-    votes = {account(number): [again_with(digest, reason) for digest in CHALLENGED_ONES] for number in range(5, 10)}
-    votes |= {account(number): [judged(REJUDGED, BAD, digest) for digest in CHALLENGED_ONES] for number in (2, 3, 4)}
-    assert audit_outcomes(previous(known, books=()), SEEDS, bundles_of(votes), WEIGHTS, band_of) == ()
-
-
-def test_everybody_with_the_model_owes_a_judgement_of_what_is_judged_again() -> None:
-    accused = outcome(by_auditors(BAD))
-    assert accused.accused
-    known = previous(accused, books=())
-    again = judged_again(accused, {number: GOOD for number in MEMBERS if number not in (1, 2)})
-    found = duties_of(again, known)
-    assert EXECUTOR not in found
-    assert found[account(2)] == Duties(len(accused.accused), len(accused.accused))
-    assert found[account(3)] == Duties(len(accused.accused), 0)

@@ -10,8 +10,8 @@ from node.protocol.findings import AuditOutcome
 from node.protocol.identifiers import Hash32, ModelId
 from node.protocol.verdicts import Verdict
 from tests.builders import TINY, account
+from tests.unit.protocol.audited_group import SEED, previous
 from tests.unit.protocol.test_audit_evidence import EXECUTOR
-from tests.unit.protocol.test_audit_outcomes import SEED, previous
 
 
 def test_in_which_order_answers_are_judged_again_is_nobody_s_choice_and_the_same_for_all(

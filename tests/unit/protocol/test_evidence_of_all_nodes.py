@@ -49,8 +49,7 @@ from node.protocol.records import EpochResult, MLNodeRegistration, Omission, Sig
 from node.protocol.signatures import sign
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer, state_of
-from tests.unit.protocol.test_audit_evidence import evidence_of
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAD,
     BAND,
     BOOK,
@@ -58,6 +57,7 @@ from tests.unit.protocol.test_audit_outcomes import (
     EXECUTOR,
     GOOD,
     GROUP,
+    JUDGES,
     MILD,
     SEED,
     SEEDS,
@@ -68,7 +68,9 @@ from tests.unit.protocol.test_audit_outcomes import (
     judged,
     missing,
     previous,
+    votes_on_draws,
 )
+from tests.unit.protocol.test_audit_evidence import evidence_of
 from tests.unit.protocol.test_receipt_books import group_of
 
 LARGE_BOOK = ReceiptBook(8000, 16_000, Hash32(b"\x01" * 32), SOME_CID)
@@ -76,7 +78,6 @@ TWO_TOKENS = AuditFigures(2, 1, 50_000, 0, 0, 0, 2_000_000)
 """One of two is not the rule's choice: a little evidence, and no proof."""
 LUCK = tuple(1_000_000 + bet for bet in range(len(BETS)))
 OUTSIDER = account(77)
-JUDGES = range(2, 10)
 Answers = Mapping[int, tuple[AuditFigures, str]]
 """By draw: what everybody finds, and the node that the receipt names."""
 
@@ -339,11 +340,7 @@ def test_what_is_challenged_or_left_out_is_the_executor_s_whatever_node_answered
 
 
 def test_what_is_withheld_is_the_executor_s_whatever_node_answered() -> None:
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            cast = replace(missing(draw), node_id=NodeId(f"n{draw}"), model_id=TINY)
-            votes.setdefault(auditor, []).append(cast)
+    votes = votes_on_draws(lambda _, draw: replace(missing(draw), node_id=NodeId(f"n{draw}"), model_id=TINY))
     (found,) = audit_outcomes(previous(), SEEDS, bundles_of(votes), WEIGHTS, band_of)
     assert (found.model_id, found.withheld) == (TINY, draws_of(BOOK))
 

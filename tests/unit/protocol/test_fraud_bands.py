@@ -29,7 +29,7 @@ from node.protocol.records import MLNodeRegistration, VoteBundle
 from node.protocol.vector_audits import VECTORS, far_line, figures_of
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account, commit, model, peer, state_of
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAND,
     BOOK,
     EXECUTOR,

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_sampling import AuditSeeds, auditors_of, draws_of
@@ -20,7 +19,7 @@ from node.protocol.identifiers import Address, Hash32
 from node.protocol.records import EpochGroup
 from node.protocol.verdicts import Verdict
 from tests.builders import TINY, account
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAD,
     BAND,
     BOOK,
@@ -34,9 +33,11 @@ from tests.unit.protocol.test_audit_outcomes import (
     band_of,
     bundles_of,
     digest_of,
+    is_fraud,
     judged,
     missing,
     previous,
+    votes_on_draws,
 )
 from tests.unit.protocol.test_receipt_books import BIG, group_of
 
@@ -48,10 +49,6 @@ SLANDER = AuditFigures(2_000, 2_000, 2_000 * 50_000, 0, 0, 0, 100_000_000)
 
 def weights_of(group: EpochGroup) -> dict[Address, int]:
     return {member.participant: member.weight for member in group.members}
-
-
-def is_fraud(outcome: AuditOutcome) -> bool:
-    return outcome.fate is Verdict.INVALID and outcome.reason != NARROWLY_PROVEN
 
 
 def fates_of(
@@ -221,10 +218,7 @@ def test_an_undisputed_draw_of_an_answer_counts_instead_of_a_disputed_one() -> N
 
 def test_no_answer_comes_last_by_its_digest() -> None:
     """All five of the first draw are friends: what was found before is gone, and not what the other draws find."""
-    votes: dict[Address, list[AuditVote]] = {}
-    for draw in range(draws_of(BOOK)):
-        for auditor in auditors_of(SEED, EXECUTOR, draw, GROUP):
-            votes.setdefault(auditor, []).append(judged(draw, MILD) if draw else FALSE)
+    votes = votes_on_draws(lambda _, draw: judged(draw, MILD) if draw else FALSE)
     expected = (draws_of(BOOK) - 1) * max(gains(MILD, BAND))
     assert max(evidence_after(votes)) == expected > 0
 

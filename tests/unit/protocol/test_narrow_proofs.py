@@ -21,7 +21,7 @@ from node.protocol.records import EpochGroup
 from node.protocol.verdicts import Verdict
 from node.protocol.weights import unproven_weights
 from tests.builders import NODE, TINY, account
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAD,
     BAND,
     BOOK,

@@ -39,8 +39,8 @@ from node.protocol.records import (
 )
 from node.protocol.verdicts import Verdict
 from tests.builders import SOME_CID, account, unasked_row
+from tests.unit.protocol.audited_group import SEEDS, WEIGHTS, band_of
 from tests.unit.protocol.test_audit_evidence import ANSWER, ASKING, EXECUTOR, evidence_of
-from tests.unit.protocol.test_audit_outcomes import SEEDS, WEIGHTS, band_of
 
 SIGNED = evidence_of().signed
 DIGEST = receipt_digest(SIGNED.receipt)

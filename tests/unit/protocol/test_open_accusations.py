@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import appeals
-from node.protocol.appeals import NARROWLY_PROVEN, QUIET_EPOCHS_MAX
+from node.protocol.appeals import QUIET_EPOCHS_MAX
 from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_sampling import auditors_of, draws_of
 from node.protocol.audit_votes import REJUDGED
@@ -28,19 +28,21 @@ from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote, Commit
 from node.protocol.identifiers import Address, Hash32, ModelId, NodeId
 from node.protocol.verdicts import Verdict
 from tests.builders import NODE, TINY, account
-from tests.unit.protocol.test_audit_outcomes import (
+from tests.unit.protocol.audited_group import (
     BAND,
     BOOK,
     DRAWS,
     EXECUTOR,
     GOOD,
     GROUP,
+    JUDGES,
     SEED,
     SEEDS,
     WEIGHTS,
     band_of,
     bundles_of,
     digest_of,
+    is_fraud,
     judged,
     previous,
 )
@@ -50,7 +52,6 @@ HARDLY_WRONG = AuditFigures(200, 3, 3 * 48_000, 0, 0, 0, 100_000_000)
 WRONG = AuditFigures(200, 4, 4 * 48_000, 0, 0, 0, 100_000_000)
 DIGEST = digest_of(0)
 ACCUSING = (0,) * (len(BETS) - 1)
-JUDGES = range(2, 10)
 Judgement = Callable[[int], AuditFigures | None]
 """Of the answers of an epoch; None where it shows none."""
 
@@ -93,10 +94,6 @@ def epochs(
         if not known or any(is_fraud(outcome) for outcome in known):
             break
     return found
-
-
-def is_fraud(outcome: AuditOutcome) -> bool:
-    return outcome.fate is Verdict.INVALID and outcome.reason != NARROWLY_PROVEN
 
 
 def ends_in_fraud(found: list[tuple[AuditOutcome, ...]]) -> bool:

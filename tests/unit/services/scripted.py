@@ -1,13 +1,16 @@
 """Executors that do what a test tells them instead of what they should, on the network of serving_network.py."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+
+import trio
 
 from netsim.clock import wall_clock
 from netsim.engine import VOCABULARY_SIZE, SimulatedEngine
 from netsim.scenario import MODEL, MODEL_ID
-from node.ports import Call, ChatMessage
+from node.ports import Call, ChatMessage, GenerationChunk, GenerationRequest
 from node.protocol.identifiers import RequestId
 from node.protocol.pricing import receipt_digest
 from node.protocol.records import SignedReceipt
@@ -126,3 +129,23 @@ async def ask(network: ServingNetwork, chat: ChatRequest = CHAT) -> tuple[Answer
 
 def ids_of(parts: list[AnswerPart]) -> list[int]:
     return [token for part in parts for token in part.token_ids]
+
+
+class CountingEngine(SimulatedEngine):
+    """Counts what it generated, and when it was stopped."""
+
+    generated = 0
+    stopped_at = 0.0
+
+    @asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+        try:
+            async with super().generate(request) as chunks:
+                yield self._counted(chunks)
+        finally:
+            self.stopped_at = trio.current_time()
+
+    async def _counted(self, chunks: AsyncIterator[GenerationChunk]) -> AsyncIterator[GenerationChunk]:
+        async for chunk in chunks:
+            self.generated += len(chunk.token_ids)
+            yield chunk

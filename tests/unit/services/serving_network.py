@@ -229,3 +229,14 @@ def _open_prompts(
         )
     )  # fmt: skip
     return (member.answering,)
+
+
+async def fund(network: ServingNetwork) -> None:
+    """Have the channels to all executors funded, so that no test waits for the chain."""
+    for number in network.members:
+        if number != GATEWAY:
+            await network.members[GATEWAY].payer.reserve(account(number), TokenAmount(1))
+
+
+def next_request(network: ServingNetwork, seed: int) -> None:
+    network.gateway._random_bytes = lambda count: bytes([seed]) * count

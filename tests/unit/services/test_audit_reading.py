@@ -12,7 +12,7 @@ from node.protocol.findings import AuditFigures
 from node.services import audit_reading
 from node.services.audit_reading import read_figures
 from tests.unit.protocol.test_audit_evidence import ANSWER, evidence_of
-from tests.unit.services.test_auditing import CONTEXT, Engine, engine_with
+from tests.unit.services.audit_bench import CONTEXT, Engine, engine_with
 
 
 async def test_of_a_very_long_answer_the_beginning_is_judged_so_that_its_vote_voids_no_bundle(

@@ -25,9 +25,9 @@ from node.store.books import Books
 from node.store.database import Database
 from node.store.given_answers import GivenAnswerTables
 from tests.builders import SOME_CID, TINY, account, unasked_row
-from tests.unit.protocol.test_audit_outcomes import SEED, missing, previous
+from tests.unit.protocol.audited_group import SEED, missing, previous
 from tests.unit.protocol.test_receipt_books import group_of
-from tests.unit.services.test_auditing import Documents
+from tests.unit.services.audit_bench import Documents
 from tests.unit.services.test_omission_watch import receipt
 from tests.unit.services.test_slicing import Clock
 

@@ -16,8 +16,7 @@ from node.services.gateway import ChatRequest
 from tests.builders import account
 from tests.unit.services import serving_network as network_module
 from tests.unit.services.scripted import QUESTION, ids_of, prompt_of, right_answer
-from tests.unit.services.serving_network import GATEWAY, NODE, UNIT, UNPAID_TOKENS_MAX, serving_network
-from tests.unit.services.test_failover import fund
+from tests.unit.services.serving_network import GATEWAY, NODE, UNIT, UNPAID_TOKENS_MAX, fund, serving_network
 
 REQUESTS = 40
 TOKENS_MAX = 200

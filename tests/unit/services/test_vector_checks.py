@@ -11,10 +11,10 @@ from node.protocol.vector_audits import vector_band
 from node.protocol.verification import Outcome
 from node.services.vector_checks import check_vectors
 from tests.builders import account
+from tests.unit.protocol.audited_group import BAND
 from tests.unit.protocol.test_audit_evidence import vectors_of
-from tests.unit.protocol.test_audit_outcomes import BAND
 from tests.unit.protocol.test_sketches import DIMENSIONS, vector
-from tests.unit.services.test_auditing import VectorEngine
+from tests.unit.services.audit_bench import VectorEngine
 
 
 @pytest.mark.parametrize(("count", "outcome"), [(0, Outcome.UNCHECKED), (1, Outcome.HOLDS), (5, Outcome.HOLDS)])

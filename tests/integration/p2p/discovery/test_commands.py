@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner, Result
 
 from node.cli.main import quern
@@ -15,8 +14,9 @@ from node.control.methods import Method
 from node.operations.discovery import DaemonDiscoveryOperations
 from p2p.content.cid import Cid, Codec
 from p2p.discovery.service import DiscoveryOptions
-from tests.integration.p2p.nodes import open_node
+from tests.integration.p2p.nodes import dht_of, open_node
 from tests.unit.control.serving import serving_opened
+from tests.waiting import until
 
 CID = str(Cid.of(Codec.DAG_PB, b"a model"))
 
@@ -38,9 +38,7 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
             open_node(2, first.addresses, discovery=relaying) as second,
         ):
             first.discovery.provide(CID)
-            with trio.fail_after(60):
-                while not first.discovery.status().dht.announced or not second.peers():  # type: ignore[union-attr]
-                    await trio.sleep(0.1)
+            await until(lambda: dht_of(first.discovery).announced and second.peers(), 60)
             operations = DaemonDiscoveryOperations(second.discovery, second.peer_id, second.clock_skew_seconds)
             yield discovery_method_table(operations)
 

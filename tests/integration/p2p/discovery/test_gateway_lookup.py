@@ -19,7 +19,8 @@ from p2p.content.cid import Cid
 from p2p.content.source import BlockSource
 from p2p.discovery.service import DiscoveryOptions
 from p2p.standing import Standing
-from tests.integration.p2p.nodes import open_node
+from tests.integration.p2p.nodes import dht_of, open_node
+from tests.waiting import until
 
 
 @dataclass
@@ -68,8 +69,7 @@ async def test_a_model_known_by_its_cid_alone_comes_from_the_holders_gateway(
         root, _ = await holder.content.import_directory(model)
         holder.content.store.pin(Cid.parse(root), "published")
         with trio.fail_after(60):
-            while not (status := seeker.network.discovery.status().dht) or not status.records:
-                await trio.sleep(0.1)
+            await until(lambda: dht_of(seeker.network.discovery).records, 60)
             await seeker.content.ensure_directory(root, [], tmp_path / "fetched")
         assert (tmp_path / "fetched" / "weights").read_bytes() == (model / "weights").read_bytes()
         gateway = f"127.0.0.1:{holder.content.port}"
@@ -81,8 +81,7 @@ async def test_a_peer_that_does_not_know_the_method_is_passed_over(tmp_path: Pat
     async with node(tmp_path / "a", 1) as one, open_node(2, one.network.addresses) as other:
         lookup = GatewayLookup(other, 0)
         with trio.fail_after(30):
-            while not other.peers():
-                await trio.sleep(0.1)
+            await until(other.peers, 30)
             assert await lookup.find([one.network.peer_id, "12D3KooWGRUVh7FcjoRbUKBdTvRFDxDHDkJXaJ1gMBoRyGWHAJhV"])
 
 
