@@ -21,11 +21,14 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--nodes", default=20, show_default=True, type=click.IntRange(4, 1000), help="Nodes; the last one cheats."
-)
+    "--nodes", default=20, show_default=True, type=click.IntRange(4, 1000),
+    help="Nodes; without --population the last one cheats.",
+)  # fmt: skip
 @click.option("--epochs", default=1, show_default=True, type=click.IntRange(1, 1000), help="Epochs to run through.")
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**31), help="Same seed, same run.")
-@click.option("--trace-hash", is_flag=True, help="Print the hash of the whole run as the last line.")
+@click.option(
+    "--trace-hash", is_flag=True, help="Without --population: print the hash of the whole run as the last line."
+)
 @click.option("--population", help="A TOML file or a name (docs/simulator.md): who cheats how, and who comes and goes.")
 @click.option(
     "--sample", default=SAMPLE_SIZE, show_default=True, type=click.IntRange(4, 512),

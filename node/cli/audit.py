@@ -67,18 +67,19 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
     Without an argument, those of the present epoch. RECEIPT is the beginning of a receipt's digest or of its request's
     id, of eight characters or more: then only audits of that answer, the last ones.
 
-    Answers are drawn from the receipt books of the epoch before, and judged by five members each. What they find can
-    only accuse; accused answers are judged again by all in the next epoch. Evidence is in bits: 26 accuse, and the
-    chance that an honest node is ever accused so is one in a million audits.
+    Answers are drawn from the receipt books of the newest result, and judged by five members each. What they find can
+    only accuse, which costs nothing; accused answers are judged again by all with the model in the next epoch. Evidence
+    is in bits, and adds up for an executor with a model: 26 accuse. That honest answers come to so many by bad luck is
+    expected less than once in a million audits.
 
     If executors left receipts of answers that this node paid for out of their books, these are shown too: the
     proofs go into its own votes, if it has weight, and into those of members that took them from it.
 
     With --challenge, this node hands over an answer that it paid another for, and its next votes challenge it: in the
     epoch after, every member with the model judges it, and is shown the tokens of prompt and answer. If an engine of
-    this node has the model, it looks first, and what it does not find proven is not challenged. A private
-    answer takes your consent, and has to be in memory still, where it stays for an hour unless
-    private_answers_kept_seconds of [payments] says otherwise.
+    this node has the model, it looks first, and what it does not find proven is not challenged. An answer older than 16
+    epochs cannot be challenged. A private answer takes your consent, and has to be in memory still, where it stays for
+    an hour unless private_answers_kept_seconds of [payments] says otherwise.
 
     \b
     Examples:

@@ -135,7 +135,7 @@ class Staging:
             _write(self._version, version)
         self._manifest.unlink(missing_ok=True)
         self.files.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY_MODE)
-        self._version.touch()  # young again: see `node.models.storage.stale_stagings`
+        self._version.touch()  # young again: see `node.models.recovery`
 
     @property
     def age_mark(self) -> float:

@@ -54,7 +54,7 @@ ML_NODES_PER_PARTICIPANT_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """One version of a model as the ModelRegistry holds it; frozen into the epoch group as its `model_snapshot`."""
+    """One version of a model as the ModelRegistry holds it; frozen into the epoch group as one of its `models`."""
 
     model_id: ModelId
     cid: Cid

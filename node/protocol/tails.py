@@ -46,7 +46,8 @@ TAIL_MISMATCH_PER_MILLION = 1_000
 """p0: so many honest tails lie beyond TAIL_DIFFERENCE_MAX all the same."""
 CHECKED_TAILS = 24
 """Drawn of each validator and model. Who computed half of its tails, and guesses the rest as their mean, is caught 97
-times of 100 (the tiny model's spread); who computed none, always."""
+times of 100 (the tiny model's spread); who computed none, always, if there are three or more: of one or two nothing is
+found."""
 
 CHECKERS = 24
 """Drawn to check each validator on each of its models, of the members able to (judges.py): what all do for all would
