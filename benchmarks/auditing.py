@@ -24,7 +24,7 @@ from node.engine.client import EngineClient
 from node.engine.identity import read_vocabulary_size
 from node.ports import GenerationRequest
 from node.protocol.audit_evidence import KeptAnswer, kept_answer
-from node.protocol.audit_sampling import AUDITED_PER_MILLE, AUDITORS
+from node.protocol.audit_sampling import AUDITED_PER_MILLE, SEATS
 from node.protocol.calibration import default_band
 from node.protocol.dossiers import AnswerEvidence
 from node.protocol.draws import Drawn, Prefill
@@ -142,7 +142,7 @@ def told(cost: Cost) -> str:
 async def measure(engine: AuditingEngine, group: int, lengths: Sequence[int]) -> None:
     """Print a line for each length and way."""
     await both(engine, group, 0, lengths[0], BATCH)  # warms up
-    share = AUDITED_PER_MILLE / 1000 * AUDITORS
+    share = AUDITED_PER_MILLE / 1000 * SEATS
     seed = 0
     for tokens in lengths:
         for answers, name in ((ALONE, "alone"), (BATCH, f"{BATCH} at once")):

@@ -17,11 +17,11 @@ from node.cli.render import print_table
 from node.protocol.asking import ANSWER_EPOCHS_MAX
 from node.protocol.audit_sampling import (
     AUDITED_PER_MILLE,
-    AUDITORS,
     DRAWS_MAX,
     DRAWS_MIN,
     PAYER_TOKENS_MAX,
     ROW_DRAWS,
+    SEATS,
     token_draws_of,
 )
 from node.protocol.binomial import detection_per_million, reject_from
@@ -419,7 +419,7 @@ def main() -> None:
     )
     for what, share in lazy_validator():
         click.echo(f"{what}: {share:.1%}")
-    click.echo(f"auditors of an answer: {AUDITORS}")
+    click.echo(f"auditors of an answer, at most: {SEATS}")
 
 
 if __name__ == "__main__":

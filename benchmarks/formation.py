@@ -204,7 +204,7 @@ def with_judgements(
         node = node_of[committed.executor]
         for draw in range(draws_of(committed.book)):
             names = (committed.executor, draw, node.node_id, node.model_id, Hash32(source.randbytes(32)))
-            for auditor in lots.auditors(committed.executor, draw):
+            for auditor in lots.seats(committed.executor, draw):
                 audits[auditor].append(AuditVote(*names, Verdict.VALID, HONEST, ""))
     checks: dict[Address, list[VoteCheck]] = {member: [] for member in bundles}
     for validator in sorted(bundles, key=str.lower):

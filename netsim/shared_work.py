@@ -166,16 +166,6 @@ def _functions() -> Functions:
     """Return what stands in for which function, with empty memories."""
     root_of = remembering(_root_of, lambda data: data, entries_max=RECORDS_KEPT)
 
-    auditors = remembering(
-        audit_sampling.AuditorLots.auditors,
-        lambda lots, executor, draw: (lots.seed, _Same(lots.group), executor, draw),
-        entries_max=DRAWS_KEPT,
-    )
-
-    def is_auditor(lots: audit_sampling.AuditorLots, account: Address, executor: Address, draw: int) -> bool:
-        """Every node asks this of every draw: here all are drawn at once."""
-        return account in auditors(lots, executor, draw)
-
     async def paced_root_of(data: bytes) -> Hash32:
         """As validating.root_of, with as many checkpoints."""
         for _ in range(0, len(data), nonces.VECTOR_BYTES * validating.HASHED_AT_ONCE):
@@ -242,8 +232,11 @@ def _functions() -> Functions:
             lambda bundle, rules, seed, model_id: (_Same(bundle), _Same(rules), seed, model_id),
             entries_max=RECORDS_KEPT,
         ),
-        audit_sampling.AuditorLots.auditors: auditors,
-        audit_sampling.AuditorLots.is_auditor: is_auditor,
+        audit_sampling.AuditorLots.seats: remembering(
+            audit_sampling.AuditorLots.seats,
+            lambda lots, executor, draw: (lots.seed, _Same(lots.group), executor, draw),
+            entries_max=DRAWS_KEPT,
+        ),
         results.form_epoch_result_in_slices: remembering_slices(
             results.form_epoch_result_in_slices, _key_of_forming, entries_max=EPOCHS_KEPT
         ),

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.protocol.audit_majorities import (
+    JUDGES_MIN,
     NOTHING_TO_JUDGE,
     BandOf,
     Votes,
@@ -40,8 +41,6 @@ from node.protocol.verdicts import Verdict
 NARROWLY_PROVEN = "narrowly-proven"
 """Proven, by members with less than a third of all weight, or by bands that convict nobody: it is no fraud, and the
 executor's nodes with the model are unpaid."""
-JUDGES_MIN = 2
-"""Members who must agree to look: where a model has fewer others, one could ruin the only rival it has."""
 ABLE_PARTS = 3
 """Judging again counts if those who did have at least one part in so many of the weight that serves the model: a
 handful that is awake at night must not convict."""

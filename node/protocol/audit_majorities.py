@@ -1,4 +1,7 @@
-"""What most of those say who looked at an answer: by weight, so that no single one moves it beyond what others found.
+"""What most of those say who looked at an answer, so that no single one moves it beyond what others found.
+
+Auditors of a draw count by their seats, which were drawn by weight: by weight itself it would count twice, and one that
+is heavy would decide alone. What everybody with the model judges again counts by weight.
 
 An abstention says nothing of the executor, or that it handed nothing over, or that there is nothing to judge, as
 everybody sees.
@@ -30,52 +33,46 @@ UNDONE = frozenset({"no-time", ENGINE_FAILED})
 """Reasons of abstentions that say that the auditor did not do what it had to."""
 EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
+JUDGES_MIN = 2
+"""Who must agree to look: where a model has fewer others, one could clear all its friends, or ruin its only rival."""
 Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
 """By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
 
 
-def heaviest_digest(votes: Mapping[Address, AuditVote], weights: Mapping[Address, int]) -> Hash32 | None:
-    """Return the receipt that most of the judging weight names.
+def digest_of_most(votes: Mapping[Address, AuditVote], seats: Mapping[Address, int]) -> Hash32 | None:
+    """Return the receipt that a draw fell on and that was judged: most seats name it, of those that name any.
 
-    None if most of those who looked never got one, or if no fewer say that there is nothing to judge.
+    Who was shown it names it, whether it has the model or not. None if no receipt is so named, if nobody judged it, or
+    if those who did have fewer seats than who was shown nothing, or no more than who says that nothing is to be judged.
     """
     by_digest: dict[Hash32, int] = {}
-    missing = nothing_to_judge = 0
+    for voter, vote in votes.items():
+        if vote.receipt_digest != NO_DIGEST:
+            by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + seats.get(voter, 0)
+    digest = max(by_digest, key=lambda named: by_digest[named], default=None)
+    if digest is None or 2 * by_digest[digest] <= sum(by_digest.values()):
+        return None
+    judging = missing = nothing_to_judge = 0
     for voter, vote in votes.items():
         if is_judged(vote):
-            by_digest[vote.receipt_digest] = by_digest.get(vote.receipt_digest, 0) + weights.get(voter, 0)
+            judging += seats.get(voter, 0) if vote.receipt_digest == digest else 0
         elif vote.reason in NOTHING_TO_JUDGE:
-            nothing_to_judge += weights.get(voter, 0)
-        elif vote.reason not in EXCUSED:
-            missing += weights.get(voter, 0)
-    judging = sum(by_digest.values())
-    if not by_digest or missing > judging or nothing_to_judge >= judging:
-        return None
-    return min(by_digest, key=lambda digest: (-by_digest[digest], digest))
+            nothing_to_judge += seats.get(voter, 0)
+        elif is_unshown(vote):
+            missing += seats.get(voter, 0)
+    return digest if judging >= missing and judging > nothing_to_judge else None
 
 
-def is_named_by_most(votes: Mapping[Address, AuditVote], digest: Hash32, weights: Mapping[Address, int]) -> bool:
-    """Whether most of those who judged in a draw name this receipt, by heads.
-
-    Auditors are drawn by weight, so one that is heavy is in many draws, and would decide each of them by weight. It
-    would name the unluckiest of all answers that it knows, truly, and all who judge these again would find bad luck.
-    """
-    named = [vote.receipt_digest for voter, vote in votes.items() if is_judged(vote) and weights.get(voter, 0) > 0]
-    return 2 * named.count(digest) > len(named)
-
-
-def is_undisputed(
-    votes: Mapping[Address, AuditVote], auditors: Collection[Address], weights: Mapping[Address, int]
-) -> bool:
+def is_undisputed(votes: Mapping[Address, AuditVote], seats: Mapping[Address, int]) -> bool:
     """Whether what was judged in a draw may speak for the executor, and not only against it.
 
     A vote's receipt, its node and model, and length are believed, and a friend of the executor can invent them. Honest
     auditors of one draw name one receipt with what it says, read as much of it, and see alike whether there is
     something to judge. So nobody may say anything else: not that it was shown nothing, nor that it had no time for what
-    it was shown, for an executor may be slow on purpose. And those who judged are most of the auditors that have the
-    model, by heads and by weight.
+    it was shown, for an executor may be slow on purpose. And those who judged are two at least, and have most seats of
+    the auditors that have the model: with a rare model a friend is often the only one.
     """
-    heard = {voter: vote for voter, vote in votes.items() if weights.get(voter, 0) > 0}
+    heard = {voter: vote for voter, vote in votes.items() if seats.get(voter, 0) > 0}
     judged = {voter: vote for voter, vote in heard.items() if is_judged(vote)}
     others = {voter: vote for voter, vote in heard.items() if voter not in judged}
     named = {
@@ -87,9 +84,8 @@ def is_undisputed(
     if len(named) > 1 or len(lengths) > 1 or not all(map(_says_nothing, others.values())):
         return False
     unable = {voter for voter, vote in others.items() if vote.reason == NO_MODEL}
-    asked = [auditor for auditor in auditors if weights.get(auditor, 0) > 0 and auditor not in unable]
-    is_most = 2 * weight_of_voters(judged, weights) > weight_of_voters(asked, weights)
-    return is_most and 2 * len(judged) > len(asked)
+    asked = sum(count for auditor, count in seats.items() if auditor not in unable)
+    return len(judged) >= JUDGES_MIN and 2 * weight_of_voters(judged, seats) > asked
 
 
 def _says_nothing(vote: AuditVote) -> bool:
@@ -120,19 +116,25 @@ def strength_of(gained: Gains) -> tuple[int, ...]:
     return (max(gained), *gained)
 
 
-def middle_by_evidence(
-    judged: Sequence[tuple[Address, AuditVote]], weights: Mapping[Address, int], band_of: BandOf
-) -> AuditVote:
-    """Return the judgement in the middle by weight, in the order of its strength."""
-    return middle_of(
-        judged,
-        weights,
-        lambda vote: (
-            *strength_of(gains(vote.figures, band_of(vote.executor, vote.node_id, vote.model_id))),
-            vote.node_id,
-            vote.model_id,
-        ),
+def gains_of_draw(
+    judged: Mapping[Address, AuditVote], seats: Mapping[Address, int], band_of: BandOf
+) -> tuple[AuditVote, Gains]:
+    """Return the judgement in the middle, in the order of its strength, and what an answer gains by it.
+
+    Against the executor what the middle says counts. For it, what all say who judged: one is enough to keep a bet from
+    falling farther than it does by that one's figures. So friends clear nobody whom they do not have all seats of.
+    """
+    gained = {
+        voter: gains(vote.figures, band_of(vote.executor, vote.node_id, vote.model_id))
+        for voter, vote in judged.items()
+    }
+    voter, vote = middle_of(
+        [(voter, (voter, vote)) for voter, vote in judged.items()],
+        seats,
+        lambda said: (*strength_of(gained[said[0]]), said[1].node_id, said[1].model_id),
     )
+    least = (max(bits) for bits in zip(*gained.values(), strict=True))
+    return vote, tuple(bits if bits > 0 else min(0, most) for bits, most in zip(gained[voter], least, strict=True))
 
 
 def middle_of(

@@ -8,9 +8,9 @@ auditors hand the evidence to whoever judges again, and a majority by weight of 
 or confirms it. It is fraud if those who find it proven weigh a third of the whole group. Fewer take the pay and the
 points, and no more: who serves a model with little weight would be judge over all that somebody has.
 
-Detail: of the votes on a draw, those on the receipt that most of the weight names count; of these, the vote in the
-middle by weight, so that no single auditor moves a figure beyond what others found. It speaks for the executor only if
-no auditor says anything else: whoever has the weight could invent an answer. What bets gain from its figures, by
+Detail: of the votes on a draw, those on the receipt that most of its seats name count; of these, the vote in the
+middle, so that no single auditor moves a figure beyond what others found. It speaks for the executor only if
+no auditor says anything else: friends could invent an answer, or figures. What bets gain from its figures, by
 the band of the node that the receipt names, goes into the evidence against the executor with the model (audits.py),
 which is kept from epoch to epoch: one sum, whichever nodes are named, for names are free. Where there is nothing to
 judge, by the book or by the receipt, honest auditors say so: else the first who judges there, or finds something
@@ -25,18 +25,17 @@ from dataclasses import dataclass, field, replace
 
 from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, is_heard, judge_again
 from node.protocol.audit_majorities import (
-    EXCUSED,
     NO_MODEL,
     UNDONE,
     WITHHELD,
     BandOf,
     Votes,
     as_many_failed,
-    heaviest_digest,
+    digest_of_most,
+    gains_of_draw,
     is_judged,
-    is_named_by_most,
     is_undisputed,
-    middle_by_evidence,
+    is_unshown,
     middle_of,
     weight_of_voters,
 )
@@ -46,7 +45,6 @@ from node.protocol.audits import (
     NO_EVIDENCE,
     Gains,
     accumulate_evidence,
-    gains,
     proven_by,
 )
 from node.protocol.due_books import book_of
@@ -217,10 +215,11 @@ def audit_outcomes_in_slices(
         undisputed: set[Hash32] = set()
         for draw in range(draws_of(committed.book)):
             cast = by_draw.get((committed.executor, draw, NO_DIGEST), {})
-            auditors = lots.auditors(committed.executor, draw)
-            votes = {auditor: cast[auditor] for auditor in auditors if auditor in cast}
-            judged = _take_draw(committed.executor, auditors, votes, weights, band_of, found, undisputed)
-            duties.add(auditors, votes, None if as_many_failed(votes, weights) else judged)
+            auditors = lots.seats(committed.executor, draw)
+            seats = {auditor: count for auditor, count in auditors.items() if weights.get(auditor, 0) > 0}
+            votes = {auditor: cast[auditor] for auditor in seats if auditor in cast}
+            judged = _take_draw(committed.executor, votes, seats, band_of, found, undisputed)
+            duties.add(seats, votes, None if as_many_failed(votes, seats) else judged)
             if pace.is_over(DRAW_AS_ITEMS):
                 yield
     for signed in proven_omissions(previous, bundles).values():
@@ -323,9 +322,8 @@ def _by_draw(bundles: Mapping[Address, VoteBundle]) -> Votes:
 
 def _take_draw(
     executor: Address,
-    auditors: Collection[Address],
     votes: Mapping[Address, AuditVote],
-    weights: Mapping[Address, int],
+    seats: Mapping[Address, int],
     band_of: BandOf,
     found: _FoundOut,
     undisputed: set[Hash32],
@@ -334,23 +332,20 @@ def _take_draw(
 
     `undisputed` are answers that other draws fell on as well and that nobody disputed there.
     """
-    digest = heaviest_digest(votes, weights)
+    digest = digest_of_most(votes, seats)
     if digest is None:
-        missed = {voter: vote for voter, vote in votes.items() if vote.reason not in EXCUSED}
-        if missed and 2 * weight_of_voters(missed, weights) > weight_of_voters(votes, weights):
-            vote = middle_of(list(missed.items()), weights, lambda vote: (vote.model_id,))
+        missed = {voter: vote for voter, vote in votes.items() if is_unshown(vote)}
+        if missed and 2 * weight_of_voters(missed, seats) > weight_of_voters(votes, seats):
+            vote = middle_of(list(missed.items()), seats, lambda vote: (vote.model_id,))
             found[executor, vote.model_id].withheld += 1
         return None
-    if not is_named_by_most(votes, digest, weights):
-        return None
-    judged = [(voter, vote) for voter, vote in votes.items() if is_judged(vote) and vote.receipt_digest == digest]
-    vote = middle_by_evidence(judged, weights, band_of)
+    judged = {voter: vote for voter, vote in votes.items() if is_judged(vote) and vote.receipt_digest == digest}
+    vote, gained = gains_of_draw(judged, seats, band_of)
     if digest in undisputed:
         return vote.model_id
     of_served = found[executor, vote.model_id]
-    gained = gains(vote.figures, band_of(executor, vote.node_id, vote.model_id))
     before = of_served.answers.get(digest)
-    if is_undisputed(votes, auditors, weights):
+    if is_undisputed(votes, seats):
         undisputed.add(digest)  # in place of what another draw, in which somebody named it too, made of it
     else:  # it accuses as it did, and clears of nothing
         gained = tuple(map(max, gained, before or (0,) * len(gained)))

@@ -8,7 +8,7 @@ other draw and no other payer's answer is in its way. What an executor can still
 never answered, with as many tokens as were asked for; so no answer has more than PAYER_TOKENS_MAX in these draws. Of
 answers that cannot be audited no tokens are booked, so a few draws are of rows, whatever these say of their tokens:
 whether they are rightly booked so has to be looked at, too.
-Auditors are drawn by weight for each answer, so who they are is not known when the answer is given.
+Auditors are drawn by weight for each answer, seat by seat, so who they are is not known when the answer is given.
 """
 
 import hashlib
@@ -20,14 +20,13 @@ from itertools import accumulate
 
 from node.protocol.findings import AuditOutcome, ReceiptBook
 from node.protocol.identifiers import Address, Hash32, ModelId
-from node.protocol.lots import Candidates, candidates_of, first_of, is_among_first
 from node.protocol.receipt_books import BookRow, payer_bytes
 from node.protocol.records import EpochGroup, EpochResult
 from node.protocol.slices import ITEMS_PER_SLICE, Slices, finish
 
 AUDITED_PER_MILLE = 4
-"""Of the answers in a book. Five auditors read each of these: audits cost 2 % of what reading costs against generating,
-so 2 % of generating even where to read an answer costs as much as to write it (benchmarks/auditing.py;
+"""Of the answers in a book. Five auditors at most read each of these: audits cost 2 % of what reading costs against
+generating, so 2 % of generating even where to read an answer costs as much as to write it (benchmarks/auditing.py;
 docs/soundness.md has the figures)."""
 DRAWS_MIN = 10
 """Of a book with few answers: without it a node that answers little would hardly be audited. As many as prove fp8 with
@@ -40,11 +39,10 @@ PAYER_TOKENS_MAX = 512
 for a whole context."""
 DRAWS_MAX = 64
 """Of a book with many: what an epoch's bundles and auditors have to carry is bounded."""
-AUDITORS = 5
-"""Members that audit an answer: three find a majority though two are away."""
-DRAWS_PER_SLICE = 32
-"""Draws between two looks at what else there is to do: among a thousand members most take some dozen microseconds,
-those that fall on the account itself a millisecond."""
+SEATS = 5
+"""Of the auditors of an answer: three are a majority though two are empty."""
+DRAWS_PER_SLICE = 128
+"""Draws between two looks at what else there is to do: each takes some ten microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,57 +146,74 @@ def drawn_rows_in_slices(
     return dict(found.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Members who may have seats, in the order of their accounts."""
+
+    accounts: tuple[Address, ...]
+    ends: tuple[int, ...]
+    """Of each, its weight with that of all before it."""
+    places: Mapping[Address, int]
+
+
 class AuditorLots:
     """Draws the auditors of any answers from one group: what all draws need of it is made ready once."""
 
     def __init__(self, seed: Hash32, group: EpochGroup) -> None:
         self.seed = seed
         self.group = group
-        self._participants = {_identity(member.participant): member.participant for member in group.members}
         self._served = {
             member.participant: frozenset(node.model_id for node in member.ml_nodes) for member in group.members
         }
-        self._candidates: dict[frozenset[ModelId], Candidates] = {}
+        self._candidates: dict[frozenset[ModelId], _Candidates] = {}
         """Members who serve one of these models."""
 
-    def auditors(self, executor: Address, draw: int) -> tuple[Address, ...]:
-        """Return who audits a drawn answer: the AUDITORS best by weighted rendezvous, best first.
+    def seats(self, executor: Address, draw: int) -> Mapping[Address, int]:
+        """Return who audits a drawn answer, with how many of the SEATS; nobody if nobody can.
 
-        Of those members who serve one of the executor's models, and are not the executor. Who turns out to lack the
-        model of the answer itself abstains.
+        Each seat goes to one of those members who serve one of the executor's models, and are not the executor, by
+        weight, whoever has the others. So what members can do together depends on what they weigh together, and on
+        nothing else: not on how they split it, nor on how few others there are. Who turns out to lack the model of the
+        answer itself abstains.
         """
-        best = first_of(self._prefix(executor, draw), self._candidates_for(executor), AUDITORS + 1)
-        drawn = [self._participants[identity] for identity in best]
-        return tuple([account for account in drawn if account != executor][:AUDITORS])
+        candidates = self._candidates_for(executor)
+        place = candidates.places.get(executor)
+        total, left_out, before = (candidates.ends or (0,))[-1], 0, 0
+        if place is not None:
+            before = candidates.ends[place - 1] if place else 0
+            left_out = candidates.ends[place] - before
+        if total == left_out:
+            return {}
+        found: dict[Address, int] = {}
+        prefix = b"auditor\x00" + self.seed + f"{executor.lower()}/{draw}/".encode()
+        for seat in range(SEATS):
+            number = int.from_bytes(hashlib.sha256(prefix + b"%d" % seat).digest()) % (total - left_out)
+            if number >= before:
+                number += left_out
+            account = candidates.accounts[bisect_right(candidates.ends, number)]
+            found[account] = found.get(account, 0) + 1
+        return found
 
-    def is_auditor(self, account: Address, executor: Address, draw: int) -> bool:
-        """Whether `account` is one of them; most who are not are told so by a few hashes."""
-        if account not in self._served or account == executor:
-            return False
-        without = _identity(executor) if executor in self._served else None
-        candidates, prefix = self._candidates_for(executor), self._prefix(executor, draw)
-        return is_among_first(prefix, candidates, AUDITORS, _identity(account), without=without)
-
-    def _prefix(self, executor: Address, draw: int) -> bytes:
-        return b"auditor\x00" + self.seed + f"{executor.lower()}/{draw}/".encode()
-
-    def _candidates_for(self, executor: Address) -> Candidates:
+    def _candidates_for(self, executor: Address) -> _Candidates:
         served = self._served.get(executor)
         if served is None:
             served = models_served(self.group, executor)
         known = self._candidates.get(served)
         if known is None:
-            known = self._candidates[served] = candidates_of(
-                (_identity(member.participant), member.weight)
-                for member in self.group.members
-                if not served.isdisjoint(self._served[member.participant])
+            able = (one for one in self.group.members if not served.isdisjoint(self._served[one.participant]))
+            ordered = sorted((one for one in able if one.weight > 0), key=lambda one: one.participant.lower())
+            accounts = tuple(one.participant for one in ordered)
+            known = self._candidates[served] = _Candidates(
+                accounts,
+                tuple(accumulate(one.weight for one in ordered)),
+                {account: place for place, account in enumerate(accounts)},
             )
         return known
 
 
 def auditors_of(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
-    """Return who audits one drawn answer (AuditorLots.auditors)."""
-    return AuditorLots(seed, group).auditors(executor, draw)
+    """Return who has seats for one drawn answer (AuditorLots.seats)."""
+    return tuple(AuditorLots(seed, group).seats(executor, draw))
 
 
 def models_served(group: EpochGroup, account: Address) -> frozenset[ModelId]:
@@ -223,7 +238,7 @@ def own_draws_in_slices(
     for committed in previous.books:
         draws: list[int] = []
         for draw in range(draws_of(committed.book)):
-            if lots.is_auditor(account, committed.executor, draw):
+            if account in lots.seats(committed.executor, draw):
                 draws.append(draw)
             looked_at += 1
             if looked_at % DRAWS_PER_SLICE == 0:
@@ -240,7 +255,3 @@ def judges_of(outcome: AuditOutcome, group: EpochGroup) -> frozenset[Address]:
         for member in group.members
         if member.participant != outcome.executor and any(node.model_id == outcome.model_id for node in member.ml_nodes)
     )
-
-
-def _identity(account: Address) -> bytes:
-    return account.lower().encode()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from node.protocol.audit_outcomes import CHALLENGED_MAX, audit_outcomes
 from node.protocol.audit_sampling import (
-    AUDITORS,
     DRAWS_PER_SLICE,
+    SEATS,
     AuditorLots,
     AuditSeeds,
     auditors_of,
@@ -22,7 +22,6 @@ from node.protocol.audit_sampling import (
 )
 from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import Address, Cid, EpochNumber, Hash32, ModelId, RequestId
-from node.protocol.lots import lot
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import booked_tokens, make_book, order_rows
 from node.protocol.records import EpochGroup, SignedReceipt, VoteBundle
@@ -128,21 +127,26 @@ def test_what_is_drawn_from_a_book_follows_from_the_seed_and_what_was_committed_
     for draw in range(draws_of(book)):
         auditors = auditors_of(seed, EXECUTOR, draw, group)
         assert {who for who, own in by_member.items() if draw in own.get(EXECUTOR, ())} == set(auditors)
-        without = replace(group, members=tuple(m for m in group.members if m.participant != account(1)))
-        left = [who for who in auditors if who != account(1)]
-        assert [who for who in auditors_of(seed, EXECUTOR, draw, without) if who in left] == left
 
 
-def plainly_drawn(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> tuple[Address, ...]:
-    """Whom docs/protocol.md names, without any short cut: the lots of all, sorted."""
+def plainly_drawn(seed: Hash32, executor: Address, draw: int, group: EpochGroup) -> dict[Address, int]:
+    """Whom docs/protocol.md names, without any short cut: for each seat, whose weight the number falls into."""
     served = models_served(group, executor)
-    scored = []
-    for member in group.members:
-        if member.participant != executor and member.weight > 0 and served & {n.model_id for n in member.ml_nodes}:
-            identity = f"{executor.lower()}/{draw}/{member.participant.lower()}".encode()
-            score = lot(b"auditor\x00" + seed, identity, member.weight)
-            scored.append((score, member.participant.lower(), member.participant))
-    return tuple(participant for _, _, participant in sorted(scored)[:AUDITORS])
+    able = [
+        (member.participant, member.weight)
+        for member in sorted(group.members, key=lambda member: member.participant.lower())
+        if member.participant != executor and served & {node.model_id for node in member.ml_nodes}
+    ]
+    total, seats = sum(weight for _, weight in able), dict[Address, int]()
+    for seat in range(SEATS if total else 0):
+        said = b"auditor\x00" + seed + f"{executor.lower()}/{draw}/{seat}".encode()
+        left = int.from_bytes(hashlib.sha256(said).digest()) % total
+        for who, weight in able:
+            if left < weight:
+                seats[who] = seats.get(who, 0) + 1
+                break
+            left -= weight
+    return seats
 
 
 members_drawn_from = st.lists(
@@ -174,9 +178,10 @@ def test_auditors_and_what_each_audits_are_those_of_the_plain_definition(
     expected: dict[Address, dict[Address, list[int]]] = {}
     for book in books:
         for draw in range(draws_of(book.book)):
-            auditors = plainly_drawn(seed, book.executor, draw, group)
-            assert lots.auditors(book.executor, draw) == auditors
-            for auditor in auditors:
+            seats = plainly_drawn(seed, book.executor, draw, group)
+            assert lots.seats(book.executor, draw) == seats
+            assert auditors_of(seed, book.executor, draw, group) == tuple(seats)
+            for auditor in seats:
                 expected.setdefault(auditor, {}).setdefault(book.executor, []).append(draw)
     for who in (*(member.participant for member in group.members), account(99)):
         mine = {executor: tuple(draws) for executor, draws in expected.get(who, {}).items()}

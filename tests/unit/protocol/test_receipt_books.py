@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.audit_sampling import (
-    AUDITORS,
     DRAWS_MAX,
     DRAWS_MIN,
     ROW_DRAWS,
+    SEATS,
+    AuditorLots,
     auditors_of,
     drawn_rows,
     draws_of,
@@ -171,20 +172,27 @@ def test_the_draw_depends_on_seed_and_executor() -> None:
 
 def test_auditors_are_members_with_a_model_of_the_executor_s_and_never_itself() -> None:
     group = group_of((1, 5, (TINY,)), (2, 5, (TINY, BIG)), (3, 5, (BIG,)), (4, 0, (TINY,)), (5, 5, (TINY,)))
-    for draw in range(50):
-        assert set(auditors_of(SEED, account(1), draw, group)) == {account(2), account(5)}
+    drawn = [auditors_of(SEED, account(1), draw, group) for draw in range(50)]
+    assert {auditor for auditors in drawn for auditor in auditors} == {account(2), account(5)}
     assert models_served(group, account(9)) == {TINY}  # no member any more: the models of the group
 
 
-def test_auditors_are_drawn_by_weight_and_differ_between_answers() -> None:
-    group = group_of((1, 1, (TINY,)), (2, 60, (TINY,)), *((number, 1, (TINY,)) for number in range(3, 33)))
-    drawn = [auditors_of(SEED, account(1), draw, group) for draw in range(200)]
-    assert {len(auditors) for auditors in drawn} == {AUDITORS}
-    firsts = Counter(auditors[0] for auditors in drawn)
-    assert 100 < firsts[account(2)] < 165  # two thirds of the weight
-    assert len({account for auditors in drawn for account in auditors}) == 31
+def test_seats_are_drawn_by_weight_and_differ_between_answers() -> None:
+    """And by nothing else: whoever has a third of it has a third of the seats, in one account or in twenty."""
+    group = group_of(
+        (1, 90, (TINY,)), (2, 20, (TINY,)), *((number, 1, (TINY,)) for number in range(3, 23)), (23, 20, (TINY, BIG))
+    )
+    lots = AuditorLots(SEED, group)
+    drawn = [lots.seats(account(1), draw) for draw in range(400)]
+    assert {sum(seats.values()) for seats in drawn} == {SEATS}
+    for third in ({account(2)}, {account(number) for number in range(3, 23)}, {account(23)}):
+        seats = [sum(count for who, count in each.items() if who in third) for each in drawn]
+        assert sum(seats) == pytest.approx(400 * SEATS / 3, rel=0.1)
+        assert sum(count > SEATS // 2 for count in seats) == pytest.approx(400 * 0.21, rel=0.3)
+    assert {who for seats in drawn for who in seats} == {account(number) for number in range(2, 24)}
 
 
 def test_a_group_of_few_audits_with_those_there_are() -> None:
     assert auditors_of(SEED, account(1), 0, group_of((1, 1, (TINY,)))) == ()
-    assert len(auditors_of(SEED, account(1), 0, group_of((1, 1, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,))))) == 2
+    group = group_of((1, 1, (TINY,)), (2, 1, (TINY,)), (3, 1, (TINY,)))
+    assert set(auditors_of(SEED, account(1), 0, group)) == {account(2), account(3)}
