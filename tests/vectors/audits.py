@@ -6,6 +6,7 @@ from dataclasses import replace
 from node.protocol.audit_majorities import NOTHING_TO_JUDGE, WITHHELD
 from node.protocol.audit_outcomes import audit_outcomes
 from node.protocol.audit_sampling import (
+    AuditorLots,
     AuditSeeds,
     auditors_of,
     drawn_payer,
@@ -39,6 +40,8 @@ from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account, key_of, model, peer, unasked_row
 
 DRAW = Hash32(hashlib.sha256(b"draw").digest())
+FIVE_AUDITORS = Hash32(hashlib.sha256(b"five auditors 5").digest())
+"""The first draw from any book of the executor's has five auditors by this one, with a seat each."""
 LOT = Hash32(hashlib.sha256(b"lot").digest())
 EXECUTOR = 2
 PAYERS = tuple(range(10, 22))
@@ -53,6 +56,7 @@ def compute_audits() -> dict[str, object]:
     rows = order_rows([_row(n) for n in range(200)])
     book = make_book(rows, SOME_CID)
     drawn = drawn_rows(DRAW, account(EXECUTOR), book, rows, _group())
+    lots = AuditorLots(DRAW, _group())
     return {
         "drawSeed": DRAW.hex(),
         "lotSeed": LOT.hex(),
@@ -67,7 +71,7 @@ def compute_audits() -> dict[str, object]:
             if is_of_payer(draw, book)
         },
         "drawn": {str(draw): row.digest.hex() for draw, row in drawn.items()},
-        "auditors": {str(draw): list(auditors_of(DRAW, account(EXECUTOR), draw, _group())) for draw in drawn},
+        "seats": {str(draw): dict(lots.seats(account(EXECUTOR), draw)) for draw in drawn},
         "bookedTokens": [
             {
                 "isPrivate": private,
@@ -106,18 +110,18 @@ def compute_audits() -> dict[str, object]:
 
 
 def _draw_of_one(judging: int, reason: str) -> dict[str, object]:
-    """What comes of four votes of equal weight of which the first `judging` judge and the others give a reason."""
+    """What comes of four votes with a seat each, of which the first `judging` judge and the others give a reason."""
     book = make_book((_row(1),), SOME_CID)
     figures = AuditFigures(4, 0, 0, 0, 0, 0, 0)
     bundles, weights = {}, {}
-    for place, auditor in enumerate(auditors_of(DRAW, account(EXECUTOR), 0, _group())[:4]):
+    for place, auditor in enumerate(auditors_of(FIVE_AUDITORS, account(EXECUTOR), 0, _group())[:4]):
         audit = AuditVote(account(EXECUTOR), 0, NODE, TINY, NO_DIGEST, Verdict.ABSTAIN, NO_FIGURES, reason)
         if place < judging:
             audit = replace(audit, receipt_digest=_row(1).digest, verdict=Verdict.VALID, figures=figures, reason="")
         bundles[auditor] = VoteBundle(EpochNumber(4), auditor, (), (audit,))
         weights[auditor] = 10
     known = EpochResult(EpochNumber(3), _group(), (), TokenAmount(0), books=(CommittedBook(account(EXECUTOR), book),))
-    found = audit_outcomes(known, AuditSeeds(DRAW, LOT), bundles, weights, lambda *_node: BAND)
+    found = audit_outcomes(known, AuditSeeds(FIVE_AUDITORS, LOT), bundles, weights, lambda *_node: BAND)
     return {
         "judging": judging,
         "saying": 4 - judging,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from node.protocol.appeals import NARROWLY_PROVEN
 from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_outcomes import audit_outcomes
-from node.protocol.audit_sampling import AuditSeeds, auditors_of, draws_of
+from node.protocol.audit_sampling import SEATS, AuditorLots, AuditSeeds, auditors_of, draws_of
 from node.protocol.audit_votes import NO_DIGEST, REJUDGED, audit_order
 from node.protocol.audits import NO_FIGURES
 from node.protocol.calibration import HonestBand
@@ -17,7 +17,8 @@ from node.protocol.verdicts import Verdict
 from tests.builders import NODE, SOME_CID, TINY, account
 from tests.unit.protocol.test_receipt_books import BIG, group_of
 
-SEED = Hash32(b"\x07" * 32)
+SEED = Hash32(b"\x07" * 31 + b"\x3c")
+"""Five auditors, with a seat each, are drawn for each of the first three draws from the executor's book."""
 SEEDS = AuditSeeds(SEED, Hash32(b"\x08" * 32))
 BAND = HonestBand("vllm", "", 0, 1_000, 10_000, 10_000, 33_000, 4_000)
 EXECUTOR = account(1)
@@ -64,6 +65,16 @@ def bundles_of(votes: Mapping[Address, list[AuditVote]]) -> dict[Address, VoteBu
         validator: VoteBundle(EpochNumber(1), validator, (), tuple(sorted(cast, key=audit_order)))
         for validator, cast in votes.items()
     }
+
+
+def minority_of(draw: int, seed: Hash32 = SEED) -> list[Address]:
+    """Return auditors of a draw who have two of its five seats together, or fewer."""
+    left, found = SEATS // 2, []
+    for auditor, seats in sorted(AuditorLots(seed, GROUP).seats(EXECUTOR, draw).items(), key=lambda drawn: drawn[1]):
+        if seats <= left:
+            found.append(auditor)
+            left -= seats
+    return found
 
 
 def votes_on_draws(said: Callable[[Address, int], AuditVote]) -> dict[Address, list[AuditVote]]:

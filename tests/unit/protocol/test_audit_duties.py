@@ -19,6 +19,7 @@ from tests.builders import NODE, TINY, account
 from tests.unit.protocol.audited_group import (
     BAD,
     BOOK,
+    DRAWS,
     EXECUTOR,
     GOOD,
     GROUP,
@@ -77,12 +78,13 @@ def test_who_lacks_the_model_that_an_answer_is_of_owes_nothing() -> None:
     """The executor has two models; auditors are drawn that have either."""
     nodes = {1: (TINY, BIG), 2: (TINY,), 3: (BIG,), 4: (BIG,)}
     known = replace(previous(), group=group_of(*((number, 10, models) for number, models in nodes.items())))
-    votes = {account(2): [missing(0, "no-model")], account(3): [judged(0, GOOD)], account(4): [missing(0, "no-model")]}
-    votes[account(3)] = [replace(judged(0, GOOD), model_id=BIG)]
+    draw = next(draw for draw in range(DRAWS) if len(auditors_of(SEED, EXECUTOR, draw, known.group)) == 3)
+    votes = {account(number): [missing(draw, "no-model")] for number in (2, 4)}
+    votes[account(3)] = [replace(judged(draw, GOOD), model_id=BIG)]
     found = duties_of(bundles_of(votes), known)
     undone = {number: found[account(number)].undone for number in (2, 3, 4)}
     assert undone == {2: 0, 3: 0, 4: 1}
-    nobody_has_it = {account(2): [replace(missing(0, "no-model"), model_id=ModelId("rare"))]}
+    nobody_has_it = {account(2): [replace(missing(draw, "no-model"), model_id=ModelId("rare"))]}
     assert duties_of(bundles_of(nobody_has_it), known)[account(2)].undone == 0
 
 

@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.protocol.audit_majorities import WITHHELD
 from node.protocol.audit_outcomes import ACCUSED, UNCONFIRMED, audit_outcomes
 from node.protocol.audit_sampling import AuditSeeds, auditors_of, draws_of
 from node.protocol.audit_votes import REJUDGED
-from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS, gains
+from node.protocol.audits import BETS, CONFIRMED_MICRO_BITS, NO_FIGURES, gains
 from node.protocol.findings import AUDIT_TOKENS_MAX, AuditFigures, AuditOutcome, AuditVote
 from node.protocol.identifiers import Address, Hash32
 from node.protocol.records import EpochGroup
@@ -123,6 +125,9 @@ def drawn_votes(*said: AuditVote | None) -> dict[Address, list[AuditVote]]:
 
 TRUE, FALSE = judged(0, GOOD), judged(0, PRAISE, Hash32(b"\xff" * 32))
 LATE = replace(missing(0, "no-time"), receipt_digest=digest_of(0))
+NO_MODEL = missing(0, "no-model")
+UNABLE = replace(TRUE, verdict=Verdict.ABSTAIN, figures=NO_FIGURES, reason="no-model")
+"""It was shown the answer that was drawn, and has not its model."""
 
 
 @pytest.mark.parametrize(
@@ -138,6 +143,8 @@ LATE = replace(missing(0, "no-time"), receipt_digest=digest_of(0))
         (FALSE, FALSE, FALSE, replace(LATE, reason="no-model"), None),
         (FALSE, FALSE, missing(0, "no-time"), missing(0, "no-time"), missing(0, "engine-failed")),
         (FALSE, FALSE, None, None, None),
+        (TRUE, NO_MODEL, NO_MODEL, NO_MODEL, NO_MODEL),
+        (FALSE, UNABLE, UNABLE, UNABLE, UNABLE),
     ],
     ids=[
         "another answer",
@@ -150,6 +157,8 @@ LATE = replace(missing(0, "no-time"), receipt_digest=digest_of(0))
         "told by who lacks it",
         "no time",
         "silence",
+        "one has the model",
+        "one has the model of which others were shown another answer",
     ],
 )
 def test_what_one_auditor_contradicts_or_few_say_clears_nobody(votes: tuple[AuditVote | None, ...]) -> None:
@@ -161,21 +170,33 @@ def test_what_one_auditor_contradicts_or_few_say_clears_nobody(votes: tuple[Audi
     [
         (TRUE,) * 5,
         (TRUE, TRUE, TRUE, None, missing(0, "no-time")),
-        (TRUE, missing(0, "no-model"), missing(0, "no-model"), missing(0, "no-model"), missing(0, "no-model")),
+        (TRUE, TRUE, UNABLE, UNABLE, UNABLE),
+        (TRUE, TRUE, NO_MODEL, NO_MODEL, missing(0, "no-time")),
     ],
-    ids=["all", "two had no time", "one has the model"],
+    ids=["all", "two had no time", "two have the model", "one of those who have it had no time"],
 )
 def test_what_nobody_contradicts_speaks_for_the_executor(votes: tuple[AuditVote | None, ...]) -> None:
     assert evidence_after(drawn_votes(*votes)) != SUSPECTED
 
 
-def test_a_heavy_auditor_alone_speaks_for_nobody_whom_the_others_were_shown_nothing_of() -> None:
-    auditors = auditors_of(SEED, EXECUTOR, 0, GROUP)
-    weights = WEIGHTS | {auditors[0]: 1_000}
+def test_a_heavy_auditor_alone_is_not_heard_where_the_others_were_shown_nothing() -> None:
     known = AuditOutcome(EXECUTOR, TINY, Verdict.VALID, 0, 0, 0, "", evidence=SUSPECTED)
-    votes = drawn_votes(FALSE, missing(0), missing(0), missing(0), missing(0))
-    (found,) = audit_outcomes(previous(known), SEEDS, bundles_of(votes), weights, band_of)
-    assert (found.answers, found.evidence) == (1, SUSPECTED)
+    weights = WEIGHTS | {auditors_of(SEED, EXECUTOR, 0, GROUP)[0]: 1_000}
+    votes = bundles_of(drawn_votes(FALSE, *(replace(missing(0), model_id=TINY),) * 4))
+    (found,) = audit_outcomes(previous(known), SEEDS, votes, weights, band_of)
+    assert (found.answers, found.withheld, found.evidence) == (0, 1, SUSPECTED)
+
+
+@pytest.mark.parametrize("friends", [1, 2, 3, 4])
+def test_friends_who_read_the_true_answer_without_a_fault_clear_nobody(friends: int) -> None:
+    """They name it rightly, with its length: the figures of one who does not lie keep bets from falling."""
+    perfect = AuditFigures(MILD.tokens, 0, 0, 0, 0, 0, 1 << 43)
+    said = (judged(0, perfect),) * friends + (judged(0, MILD),) * (5 - friends)
+    evidence, alone = evidence_after(drawn_votes(*said)), gains(MILD, BAND)
+    expected = tuple(
+        max(0, bits + (gain if friends < 3 else min(0, gain))) for bits, gain in zip(SUSPECTED, alone, strict=True)
+    )
+    assert evidence == expected
 
 
 def test_what_is_disputed_accuses_as_it_did() -> None:
@@ -185,14 +206,26 @@ def test_what_is_disputed_accuses_as_it_did() -> None:
     assert evidence_after(drawn_votes(*three)) == tuple(map(sum, zip(SUSPECTED, gained, strict=True)))
 
 
-def test_one_heavy_auditor_does_not_choose_which_answer_a_draw_fell_on() -> None:
-    """It would name the unluckiest of all that it knows, truly; nor does a half by heads, and nothing is withheld."""
-    auditors = auditors_of(SEED, EXECUTOR, 0, GROUP)
-    weights = WEIGHTS | {auditors[0]: 1_000}
+def test_one_auditor_does_not_choose_which_answer_a_draw_fell_on() -> None:
+    """It would name the unluckiest of all that it knows, truly; nor does a half, and nothing is withheld."""
     unlucky = judged(0, MILD, Hash32(b"\xff" * 32))
-    for votes in ((unlucky, TRUE, TRUE, TRUE, TRUE), (unlucky, TRUE, TRUE, missing(0), missing(0)), (unlucky, TRUE)):
-        said = drawn_votes(*votes, *(None,) * (5 - len(votes)))
-        assert audit_outcomes(previous(), SEEDS, bundles_of(said), weights, band_of) == ()
+    for votes in ((unlucky, TRUE, TRUE, TRUE, TRUE), (unlucky, TRUE, TRUE, missing(0), missing(0))):
+        (found,) = audit_outcomes(previous(), SEEDS, bundles_of(drawn_votes(*votes)), WEIGHTS, band_of)
+        assert (found.answers, found.tokens, found.evidence) == (1, GOOD.tokens, ())
+    half = drawn_votes(unlucky, TRUE, None, None, None)
+    assert audit_outcomes(previous(), SEEDS, bundles_of(half), WEIGHTS, band_of) == ()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 10**9), min_size=9, max_size=9), st.data())
+def test_what_auditors_weigh_is_not_asked_again_once_seats_are_drawn(weights: list[int], data: st.DataObject) -> None:
+    """Seats were drawn by weight: a heavy one has many, and no more say in each draw than they are."""
+    words = st.sampled_from([TRUE, FALSE, judged(0, MILD), judged(0, BAD), UNABLE, LATE, missing(0), NO_MODEL])
+    votes = bundles_of(votes_on_draws(lambda _, draw: replace(data.draw(words), draw=draw)))
+    otherwise = dict(zip(WEIGHTS, weights, strict=True))
+    assert audit_outcomes(previous(), SEEDS, votes, WEIGHTS, band_of) == audit_outcomes(
+        previous(), SEEDS, votes, otherwise, band_of
+    )
 
 
 def test_a_receipt_of_another_model_is_not_judged_as_one_of_this() -> None:
