@@ -1,7 +1,7 @@
 """What an epoch's audits come to: from the votes of auditors to the fate of each executor's answers with a model, the
 same on every node.
 
-Purpose: five auditors judge each drawn answer. Five can be of one mind by bribery or bad luck, so they only accuse: the
+Purpose: few auditors judge each drawn answer. They can be of one mind by bribery or bad luck, so they only accuse: the
 answers they accuse an executor of are judged again in the next epoch by everybody who has the model, from the same
 evidence, and only that can prove anything. This is the appeal, and nobody has to ask for it: the accused and the
 auditors hand the evidence to whoever judges again, and a majority by weight of those able to overturns the accusation

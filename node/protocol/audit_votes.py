@@ -15,7 +15,7 @@ from node.protocol.records import Omission, VoteBundle
 from node.protocol.verdicts import Verdict
 
 AUDIT_VOTES_MAX = 8192
-"""In one bundle: 512 executors' draws over at least five auditors each, and all answers that are judged again."""
+"""In one bundle: 512 executors' draws, five seats each, and all answers that are judged again."""
 CODE_LENGTH_MAX = 64
 CID_LENGTH_MAX = 128
 CHALLENGES_MAX = 4

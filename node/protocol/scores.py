@@ -9,7 +9,7 @@ liars change little. *Non-goals.* To find cheats: that is what samples, audits a
 participant can dodge the speed part only by answering none of the gateways that are members, and their fees with it.
 
 - *quality*: batches judged, answers audited, of which one that is not shown is not known to be good. To take it from a
-  rival needs the majority of the weight able to judge; with a third of the weight one has the majority of five auditors
+  rival needs the majority of the weight able to judge; with a third of the weight one has the majority of five seats
   in a fifth of the draws, and takes a fifth.
 - *speed*: medians that gateways measured, each against the other executors it asked. To take all of it needs gateways
   with a third of the weight; those with less take as much in proportion: three times their share at most.
