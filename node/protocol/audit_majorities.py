@@ -133,8 +133,8 @@ def gains_of_draw(
         seats,
         lambda said: (*strength_of(gained[said[0]]), said[1].node_id, said[1].model_id),
     )
-    least = (max(bits) for bits in zip(*gained.values(), strict=True))
-    return vote, tuple(bits if bits > 0 else min(0, most) for bits, most in zip(gained[voter], least, strict=True))
+    highest = (max(bits) for bits in zip(*gained.values(), strict=True))
+    return vote, tuple(bits if bits > 0 else min(0, most) for bits, most in zip(gained[voter], highest, strict=True))
 
 
 def middle_of(
