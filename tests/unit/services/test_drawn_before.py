@@ -9,7 +9,6 @@ import pytest
 import trio.testing
 
 from node.ports import BadContentError, ContentNotHeldError, ContentUnavailableError
-from node.protocol.asking import Asking
 from node.protocol.audit_evidence import AuditEvidence
 from node.protocol.audit_majorities import NOT_DRAWN, WITHHELD
 from node.protocol.audit_sampling import drawn_rows
@@ -19,7 +18,7 @@ from node.protocol.findings import AuditOutcome, AuditVote, CommittedBook
 from node.protocol.identifiers import Address, EpochNumber, Hash32
 from node.protocol.pricing import receipt_digest
 from node.protocol.receipt_books import book_bytes, booked_row, make_book, order_rows
-from node.protocol.records import EpochResult, VoteBundle
+from node.protocol.records import Asking, EpochResult, VoteBundle
 from node.protocol.schedules import ParameterSchedule
 from node.protocol.stages import Stage, first_block_of
 from node.protocol.verdicts import Verdict
