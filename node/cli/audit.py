@@ -39,6 +39,7 @@ REASONS = {
     "private": "a private request",
     "no-tokens": "it ended before its first token: there is nothing to judge",
     "drawn-again": "drawn more than once, and judged under another number",
+    "not-drawn": "accused of, and no draw fell on it: somebody chose it, so it is not judged",
     "no-room": "its prompt fills the context: no engine reads more",
     "other-version": "of a model or a version that the group does not have, or of before a change of how it is run",
     "no-model": "this node does not serve the model",

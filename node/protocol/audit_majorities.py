@@ -25,6 +25,9 @@ WITHHELD = "withheld"
 """The executor handed over nothing, or not what it had committed to."""
 DRAWN_AGAIN = "drawn-again"
 """A draw that falls on an answer which a lower number has, too: it is judged there."""
+NOT_DRAWN = "not-drawn"
+"""Of an accused answer that no draw from its executor's book fell on: somebody chose it, or made it up. It counts as
+what was not shown (`is_unshown`), against hearing it; a cheat's friends that name such answers wipe out nothing."""
 NOTHING_TO_JUDGE = frozenset({PRIVATE, NO_TOKENS, NO_ROOM, OTHER_VERSION, "outside-rule", DRAWN_AGAIN})
 """Reasons of abstentions that everybody sees in the receipt or in the book: votes against any judgement."""
 NO_MODEL = "no-model"
@@ -94,7 +97,7 @@ def _says_nothing(vote: AuditVote) -> bool:
 
 
 def is_unshown(vote: AuditVote) -> bool:
-    """Whether a voter says that it was not shown what the receipt commits to."""
+    """Whether a voter says that it was not shown what the receipt commits to, nor that it was drawn."""
     return not is_judged(vote) and vote.reason not in EXCUSED
 
 

@@ -29,9 +29,9 @@ from node.protocol.audit_evidence import (
     why_unjudged,
     without_surplus,
 )
-from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, WITHHELD, BandOf
+from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, NOT_DRAWN, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
-from node.protocol.audit_tasks import AuditTask, abstention, judged_again, task_order
+from node.protocol.audit_tasks import AuditTask, abstention, accused_alone, judged_again, task_order
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
@@ -72,6 +72,8 @@ OPEN_REASONS = frozenset({"no-time", WITHHELD, ENGINE_FAILED})
 """Of abstentions that another try may change."""
 ROUND_SECONDS = 10.0
 """Between two rounds of asking those who have not handed over yet."""
+HEAD_START_SECONDS = 2.0
+"""For the book that says what was drawn, before accused answers are read: what was not needs not be. Most have it."""
 ROUNDS_FOR_ALL = 10
 """After the first, in which all who judge an answer again ask all members: so many until each was asked once more."""
 ASKED_AGAIN_MIN = 8
@@ -239,8 +241,8 @@ class AuditingService:
             for committed in work.previous.books:
                 if committed.executor in draws:
                     nursery.start_soon(self._audit_book, committed, draws[committed.executor], work)
-            for tasks in again.values():
-                nursery.start_soon(self._in_rounds, tasks, work)
+            for executor, tasks in again.items():
+                nursery.start_soon(self._judge_again, executor, tasks, work)
 
     async def _expect(
         self, draws: Mapping[Address, Sequence[int]], again: Mapping[Address, Sequence[AuditTask]]
@@ -323,6 +325,55 @@ class AuditingService:
             except (BadContentError, BookError) as error:
                 log.warning("a receipt book is void", executor=executor, reason=str(error))
                 return None
+
+    async def _judge_again(self, executor: Address, tasks: Sequence[AuditTask], work: _Round) -> None:
+        """Judge answers of one executor again, but none that it is accused of and no draw fell on: such a one somebody
+        chose among all that it ever gave.
+
+        As long as nothing says what was drawn, all are judged: a book that does not come holds up nothing.
+        """
+        alone, undrawn = accused_alone(work.previous, executor), set[Hash32]()
+        is_vain, judging = trio.Event(), trio.CancelScope()
+
+        async def look() -> None:
+            drawn = await self._drawn_before(executor, work.previous)
+            undrawn.update(() if drawn is None else alone - drawn)
+            if undrawn:
+                judging.cancel()
+            is_vain.set()
+
+        async with trio.open_nursery() as nursery:
+            with judging:
+                if alone:
+                    nursery.start_soon(look)
+                    with trio.move_on_after(HEAD_START_SECONDS):
+                        await is_vain.wait()
+                await self._in_rounds(tasks, work)
+            nursery.cancel_scope.cancel()
+        if undrawn:
+            log.warning("accused answers are not judged: no draw fell on them", executor=executor, answers=len(undrawn))
+            for task in tasks:
+                if task.digest in undrawn:
+                    self._votes[task_order(task)] = abstention(task, NOT_DRAWN)
+            self._votes.write()
+            await self._in_rounds(tasks, work)
+
+    async def _drawn_before(self, executor: Address, previous: EpochResult) -> frozenset[Hash32] | None:
+        """Return which answers of an executor draws fell on in the epoch of `previous`, whose audits accuse of these
+        alone. None if that cannot be said here; tries until cancelled.
+
+        They are drawn from the result before it, which does not change any more: results come, and go, in their epoch.
+        """
+        before = self._epochs.known_before(previous.epoch, self._chain.state)
+        committed = None if before is None else next((one for one in before.books if one.executor == executor), None)
+        if before is None or committed is None:
+            return None
+        rows = await self._rows(committed, ())
+        if rows is None:
+            return None
+        seed = await self._chain.block_hash(first_block_of(before.epoch, Stage.FORM, self._chain.schedule))
+        drawn = drawn_rows_in_slices(seed, executor, committed.book, rows, before.group)
+        return frozenset(row.digest for row in (await self._slicer.run(drawn)).values())
 
     async def _in_rounds(self, tasks: Sequence[AuditTask], work: _Round) -> None:
         """Audit answers of one executor, one after the other; what is not handed over is asked for again and again."""

@@ -63,6 +63,10 @@ def result_from_bytes(data: bytes, summary: EpochResultSummary) -> EpochResult:
     return result
 
 
+def _key_of(summary: EpochResultSummary) -> str:
+    return f"result/{summary.epoch}/{summary.content_cid}"
+
+
 async def log_stages(chain: Chain) -> None:
     """Write a line for every stage that begins; those missed while the daemon was down only for debugging."""
     async for change in chain.stage_changes("log"):
@@ -136,6 +140,25 @@ class EpochBook:
             await self._arrived.wait()
         return results[accepted]
 
+    def known_before(self, epoch: EpochNumber, state: ChainState) -> EpochResult | None:
+        """Return the newest result that `state` has before `epoch`, if its content is here: waits for nothing."""
+        accepted = max((number for number in state.results if number < epoch), default=None)
+        if accepted is None:
+            return None
+        summary = state.results[accepted]
+        if self._is_held(summary):
+            return self._held[accepted][1]
+        data = self._store.get_document(_key_of(summary))  # of before a restart
+        if data is None:
+            return None
+        try:
+            result = result_from_bytes(data, summary)
+        except ResultContentError as error:
+            log.error("the stored content of a result cannot be read", epoch=accepted, reason=str(error)[:200])
+            return None
+        self._held[accepted] = (summary, result)
+        return result
+
     async def run(self) -> None:
         """Fetch the contents of the results that decide now, as the chain names them."""
         async for _ in self._chain.heads():
@@ -164,7 +187,7 @@ class EpochBook:
         return known is not None and known[0] == summary
 
     async def _obtain(self, summary: EpochResultSummary) -> bool:
-        key = f"result/{summary.epoch}/{summary.content_cid}"
+        key = _key_of(summary)
         data = self._store.get_document(key)
         try:
             if data is None:

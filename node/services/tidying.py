@@ -70,10 +70,11 @@ class TidyingService:
         for number in sorted({newest, *(n for n in results if n >= epoch - PROOF_EPOCHS_KEPT)}):
             until = EpochNumber(max(number + EPOCHS_KEPT - 1, epoch))
             await self._content.keep(results[number].content_cid, until)
-        result = self._epochs.result(newest)
-        if result is not None and newest + PROOF_EPOCHS_KEPT <= epoch:  # else it is not the newest for ever
-            for book in result.books:
-                await self._content.keep(book.book.content_cid, epoch)
+        for number in sorted(results)[-2:]:  # what the newest accuses of is held against the draws from the one before
+            result = self._epochs.result(number)
+            if result is not None and number + PROOF_EPOCHS_KEPT <= epoch:  # else they are not the newest for ever
+                for book in result.books:
+                    await self._content.keep(book.book.content_cid, epoch)
 
     def _old_vectors(self, epoch: EpochNumber) -> Collection[Cid]:
         """Return the vectors that others committed in epochs whose proofs are needed no longer."""

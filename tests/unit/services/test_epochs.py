@@ -190,6 +190,35 @@ async def test_a_node_that_starts_once_a_result_is_posted_knows_who_is_in_charge
         nursery.cancel_scope.cancel()
 
 
+async def test_an_older_result_is_known_after_a_restart_and_nobody_waits_for_one_that_is_not_here(
+    autojump_clock: object,
+) -> None:
+    chain, content = StubChain(), StubContent()
+    store = Books(Database(":memory:"), account(1))
+    anything: Any = chain
+    contents: Any = content
+    presence: Any = StubPresence()
+    first, summary, posted = a_result(content, 0)
+    proof = commit(1, 50, epoch=1)
+    second, _, posted_again = a_result(content, 0, first, *posted, proof)
+    book = EpochBook(anything, contents, store, presence)
+    chain.show(*EVENTS, *posted)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        await until(book, first)
+        assert book.known_before(EpochNumber(1), chain.state) == first
+        nursery.cancel_scope.cancel()
+    chain.show(*EVENTS, *posted, proof, *posted_again)
+    content.held.pop(summary.content_cid)
+    for kept, found in ((store, first), (Books(Database(":memory:"), account(1)), None)):
+        restarted = EpochBook(anything, contents, kept, presence)
+        assert restarted.known_before(second.epoch, chain.state) == found
+        assert restarted.known_before(first.epoch, chain.state) is None  # there is none
+        assert restarted.known_before(EpochNumber(second.epoch + 1), chain.state) is None  # not here
+    store.put_document(f"result/{summary.epoch}/{summary.content_cid}", b"damaged")
+    assert EpochBook(anything, contents, store, presence).known_before(second.epoch, chain.state) is None
+
+
 async def test_a_result_that_is_not_to_be_had_holds_up_no_other(autojump_clock: object) -> None:
     chain, content = StubChain(), StubContent()
     anything: Any = chain

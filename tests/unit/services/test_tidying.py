@@ -185,3 +185,23 @@ async def test_books_without_a_content_id_or_with_a_false_one_hold_up_no_tidying
         await TidyingService(chain, Books(Database(":memory:"), account(1)), held, epochs).run()
         assert not await held.has(old)
         assert await held.has(result)
+
+
+@pytest.mark.parametrize(("results", "stays"), [((0, 20), True), ((0, 1), True), ((0, 19, 20), False)])
+async def test_books_stay_as_long_as_the_newest_result_accuses_of_what_was_drawn_from_them(
+    monkeypatch: pytest.MonkeyPatch, results: tuple[int, ...], *, stays: bool
+) -> None:
+    now, held = EpochNumber(21), content()
+    book = await store_proof(held, b"the book", EpochNumber(0), "receipt book")
+    await held.keep(book, EpochNumber(20))
+
+    async def one_epoch(*_: object) -> AsyncIterator[EpochNumber]:
+        yield now
+
+    monkeypatch.setattr(tidying, "epochs_at", one_epoch)
+    known = {EpochNumber(epoch): SimpleNamespace(content_cid=Cid(f"result {epoch}")) for epoch in results}
+    chain: Any = SimpleNamespace(account=account(1), state=SimpleNamespace(results=known, poc_commits={}))
+    books = [CommittedBook(account(2), replace(EMPTY_BOOK, count=1, content_cid=book))]
+    epochs: Any = SimpleNamespace(result=lambda epoch: SimpleNamespace(books=books if epoch == 0 else ()))
+    await TidyingService(chain, Books(Database(":memory:"), account(1)), held, epochs).run()
+    assert (book in held.blocks) is stays
