@@ -333,21 +333,21 @@ class AuditingService:
         As long as nothing says what was drawn, all are judged: a book that does not come holds up nothing.
         """
         alone, undrawn = accused_alone(work.previous, executor), set[Hash32]()
-        is_vain, judging = trio.Event(), trio.CancelScope()
+        looked, judging = trio.Event(), trio.CancelScope()
 
         async def look() -> None:
             drawn = await self._drawn_before(executor, work.previous)
             undrawn.update(() if drawn is None else alone - drawn)
             if undrawn:
                 judging.cancel()
-            is_vain.set()
+            looked.set()
 
         async with trio.open_nursery() as nursery:
             with judging:
                 if alone:
                     nursery.start_soon(look)
                     with trio.move_on_after(HEAD_START_SECONDS):
-                        await is_vain.wait()
+                        await looked.wait()
                 await self._in_rounds(tasks, work)
             nursery.cancel_scope.cancel()
         if undrawn:
