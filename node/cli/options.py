@@ -11,7 +11,6 @@ import click
 from node.settings import SETTINGS_FILE_NAME, SettingsError, load_settings
 from node.settings.locations import DATA_DIR_VARIABLE, default_data_dir
 
-SOCKET_VARIABLE = "QUERN_CONTROL__SOCKET"
 DEFAULT_SOCKET_NAME = "control.sock"
 
 Arguments = ParamSpec("Arguments")

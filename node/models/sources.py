@@ -12,8 +12,6 @@ from node.models.peers_source import DirectoryContent, PeersSource, Providers
 from node.models.requests import DirectoryRequest, DownloadRequest, HttpRequest, HubRequest, IpfsRequest
 from node.models.source import FileSource
 
-DEFAULT_HUB_URL = "https://huggingface.co"
-
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:

@@ -48,8 +48,6 @@ UINT256_MAX = 2**256 - 1
 HASH_BYTES = 32
 NO_AMOUNT = TokenAmount(0)
 NOTHING_OBSERVED = Observations()
-ML_NODES_PER_PARTICIPANT_MAX = 64
-"""A participant with more is split over several accounts; bounds what a group entry may cost to hash and check."""
 
 
 @dataclass(frozen=True, slots=True)
