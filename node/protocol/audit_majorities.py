@@ -37,7 +37,8 @@ UNDONE = frozenset({"no-time", ENGINE_FAILED})
 EXCUSED = UNDONE | {NO_MODEL} | NOTHING_TO_JUDGE
 """Reasons of abstentions that say nothing of the executor."""
 JUDGES_MIN = 2
-"""Who must agree to look: where a model has fewer others, one could clear all its friends, or ruin its only rival."""
+"""Who must agree to look: where a model has fewer others, one could clear all its friends, or ruin its only rival. And
+who must be asked, for what nobody was shown to count as withheld."""
 Votes = Mapping[tuple[Address, int, Hash32], Mapping[Address, AuditVote]]
 """By executor and draw (the digest is then all zeros), or REJUDGED and digest; then by validator."""
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from node.protocol.appeals import NARROWLY_PROVEN, NO_APPEAL, QUIET_EPOCHS_MAX, Appeal, is_heard, judge_again
 from node.protocol.audit_majorities import (
+    JUDGES_MIN,
     NO_MODEL,
     UNDONE,
     WITHHELD,
@@ -335,7 +336,8 @@ def _take_draw(
     digest = digest_of_most(votes, seats)
     if digest is None:
         missed = {voter: vote for voter, vote in votes.items() if is_unshown(vote)}
-        if missed and 2 * weight_of_voters(missed, seats) > weight_of_voters(votes, seats):
+        is_most = 2 * weight_of_voters(missed, seats) > weight_of_voters(votes, seats)
+        if is_most and len(seats) >= JUDGES_MIN:
             vote = middle_of(list(missed.items()), seats, lambda vote: (vote.model_id,))
             found[executor, vote.model_id].withheld += 1
         return None

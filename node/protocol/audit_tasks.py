@@ -45,16 +45,15 @@ def judged_again(previous: EpochResult, seed: Hash32, account: Address) -> dict[
     return found
 
 
-def accused_alone(previous: EpochResult, executor: Address) -> frozenset[Hash32]:
-    """Return the answers that an executor is accused of and that nobody challenged.
+def accused_answers(previous: EpochResult, executor: Address) -> frozenset[Hash32]:
+    """Return the answers that an executor is accused of, with any model.
 
     They are what draws fell on from its book in the result before `previous`, which the audits of `previous` drew from,
-    and from no older one, however long the accusation is open: each epoch accuses of what was audited in it. A
-    challenged one is to be judged whether it was drawn or not, so that nobody keeps it unheard by accusing of it, too.
+    and from no older one, however long the accusation is open: each epoch accuses of what was audited in it. Those that
+    are challenged as well are among them: who pays for answers would else choose what is added up.
     """
-    own = [outcome for outcome in previous.audits if outcome.executor == executor]
-    challenged = {digest for outcome in own for digest in outcome.challenged}
-    return frozenset(digest for outcome in own for digest in outcome.accused if digest not in challenged)
+    own = (outcome for outcome in previous.audits if outcome.executor == executor)
+    return frozenset(digest for outcome in own for digest in outcome.accused)
 
 
 def judges_by_answer(previous: EpochResult) -> dict[Hash32, frozenset[Address]]:

@@ -31,7 +31,7 @@ from node.protocol.audit_evidence import (
 )
 from node.protocol.audit_majorities import DRAWN_AGAIN, ENGINE_FAILED, NOT_DRAWN, WITHHELD, BandOf
 from node.protocol.audit_sampling import drawn_rows_in_slices, own_draws_in_slices
-from node.protocol.audit_tasks import AuditTask, abstention, accused_alone, judged_again, task_order
+from node.protocol.audit_tasks import AuditTask, abstention, accused_answers, judged_again, task_order
 from node.protocol.audit_votes import CHALLENGES_MAX, NO_DIGEST, REJUDGED, as_many_as_fit
 from node.protocol.audits import judge_figures
 from node.protocol.due_books import BooksOfResult, is_late
@@ -330,26 +330,25 @@ class AuditingService:
         """Judge answers of one executor again, but none that it is accused of and no draw fell on: such a one somebody
         chose among all that it ever gave.
 
-        As long as nothing says what was drawn, all are judged: a book that does not come holds up nothing.
+        As long as nothing says what was drawn, all are judged: a book that does not come holds up nothing, and one that
+        comes late takes votes back, until this is cancelled.
         """
-        alone, undrawn = accused_alone(work.previous, executor), set[Hash32]()
+        accused, undrawn = accused_answers(work.previous, executor), set[Hash32]()
         looked, judging = trio.Event(), trio.CancelScope()
 
         async def look() -> None:
-            drawn = await self._drawn_before(executor, work.previous)
-            undrawn.update(() if drawn is None else alone - drawn)
+            drawn = await self._drawn_before(executor, work.previous) if accused else None
+            undrawn.update(() if drawn is None else accused - drawn)
             if undrawn:
                 judging.cancel()
             looked.set()
 
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
             with judging:
-                if alone:
-                    nursery.start_soon(look)
-                    with trio.move_on_after(HEAD_START_SECONDS):
-                        await looked.wait()
+                with trio.move_on_after(HEAD_START_SECONDS):
+                    await looked.wait()
                 await self._in_rounds(tasks, work)
-            nursery.cancel_scope.cancel()
         if undrawn:
             log.warning("accused answers are not judged: no draw fell on them", executor=executor, answers=len(undrawn))
             for task in tasks:

@@ -197,8 +197,9 @@ def judged_by_result(
     result = epochs.result(epoch)
     if result is None:
         return digests if chain.account in chain.state.vote_bundles.get(epoch, {}) else ()
-    judged = {digest for outcome in result.audits for digest in (*outcome.accused, *outcome.challenged)}
-    return judged.intersection(digests)
+    accused = {digest for outcome in result.audits for digest in outcome.accused}  # if it was not drawn, it is unheard
+    judged = {digest for outcome in result.audits for digest in outcome.challenged}
+    return (judged - accused).intersection(digests)
 
 
 def _taken_back(kept: _Kept) -> _Kept:

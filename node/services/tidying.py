@@ -71,7 +71,7 @@ class TidyingService:
             until = EpochNumber(max(number + EPOCHS_KEPT - 1, epoch))
             await self._content.keep(results[number].content_cid, until)
         for number in sorted(results)[-2:]:  # what the newest accuses of is held against the draws from the one before
-            result = self._epochs.result(number)
+            result = self._epochs.known_before(EpochNumber(number + 1), self._chain.state)
             if result is not None and number + PROOF_EPOCHS_KEPT <= epoch:  # else they are not the newest for ever
                 for book in result.books:
                     await self._content.keep(book.book.content_cid, epoch)

@@ -7,7 +7,7 @@ import pytest
 from node.protocol.appeals import is_heard, judge_again
 from node.protocol.audit_majorities import EXCUSED, NOT_DRAWN, WITHHELD
 from node.protocol.audit_outcomes import audit_outcomes
-from node.protocol.audit_tasks import accused_alone
+from node.protocol.audit_tasks import accused_answers
 from node.protocol.audit_votes import REJUDGED
 from node.protocol.audits import BETS
 from node.protocol.findings import AuditFigures, AuditOutcome, AuditVote
@@ -82,11 +82,12 @@ def test_a_result_accuses_of_what_was_drawn_for_it_alone_however_long_it_goes_on
     assert CHOSEN not in found.accused
 
 
-def test_what_is_challenged_too_is_not_accused_alone() -> None:
+def test_what_is_challenged_too_is_held_against_the_draws_as_well() -> None:
+    """Who pays for answers would else choose what is added up, the same ones in each of sixteen epochs."""
     other, third = Hash32(b"\xdd" * 32), Hash32(b"\xee" * 32)
     outcomes = (
-        replace(ACCUSED, accused=(CHOSEN, other, third), challenged=(other,)),
+        replace(ACCUSED, accused=(CHOSEN, other), challenged=(other,)),
         replace(ACCUSED, accused=(), challenged=(third,)),
-        replace(ACCUSED, executor=account(5), challenged=(CHOSEN,)),
+        replace(ACCUSED, executor=account(5), accused=(third,)),
     )
-    assert accused_alone(previous(*outcomes), EXECUTOR) == {CHOSEN}
+    assert accused_answers(previous(*outcomes), EXECUTOR) == {CHOSEN, other}

@@ -224,8 +224,8 @@ FIRST, SECOND, THIRD = (receipt_digest(signed.receipt) for signed in RECEIPTS[:3
     ("has_result", "is_here", "is_committed", "judged"),
     [
         (False, False, True, None),
-        (True, True, True, {FIRST, SECOND}),
-        (True, True, False, {FIRST, SECOND}),
+        (True, True, True, {FIRST}),
+        (True, True, False, {FIRST}),
         (True, False, True, {FIRST, SECOND, THIRD}),
         (True, False, False, set()),
     ],
@@ -239,7 +239,7 @@ def test_an_answer_is_judged_if_the_accepted_result_has_it(
     )
     outcomes = (
         SimpleNamespace(accused=(), challenged=(FIRST,)),
-        SimpleNamespace(accused=(SECOND,), challenged=(Hash32(b"x" * 32),)),
+        SimpleNamespace(accused=(SECOND, THIRD), challenged=(THIRD, Hash32(b"x" * 32))),  # and perhaps not drawn
     )
     result = SimpleNamespace(audits=outcomes) if is_here else None
     chain, epochs = SimpleNamespace(account=me, state=state), SimpleNamespace(result=lambda epoch: result)

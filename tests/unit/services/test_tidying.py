@@ -15,7 +15,7 @@ from netsim.disks import LARGE_BYTES_MIN, Disk, SimulatedBooks
 from netsim.ledger import Ledger
 from netsim.trace import Trace
 from node.models.content import open_content
-from node.protocol.chain_state import EPOCHS_KEPT
+from node.protocol.chain_state import EPOCHS_KEPT, ChainState
 from node.protocol.events import EpochResultPosted, GroupStored, PocCommitted
 from node.protocol.findings import CommittedBook
 from node.protocol.identifiers import Cid, EpochNumber, Hash32, NodeId, TokenAmount
@@ -70,7 +70,7 @@ class NoContents(EpochBook):
     def __init__(self) -> None:
         pass
 
-    def result(self, epoch: EpochNumber) -> None:
+    def known_before(self, epoch: EpochNumber, state: ChainState) -> None:
         return None
 
 
@@ -181,7 +181,7 @@ async def test_books_without_a_content_id_or_with_a_false_one_hold_up_no_tidying
         await held.keep(old, EpochNumber(now - 1))
         state = SimpleNamespace(results={EpochNumber(20): SimpleNamespace(content_cid=result)}, poc_commits={})
         chain: Any = SimpleNamespace(account=account(1), state=state)
-        epochs: Any = SimpleNamespace(result=lambda _: SimpleNamespace(books=books))
+        epochs: Any = SimpleNamespace(known_before=lambda *_: SimpleNamespace(books=books))
         await TidyingService(chain, Books(Database(":memory:"), account(1)), held, epochs).run()
         assert not await held.has(old)
         assert await held.has(result)
@@ -202,6 +202,6 @@ async def test_books_stay_as_long_as_the_newest_result_accuses_of_what_was_drawn
     known = {EpochNumber(epoch): SimpleNamespace(content_cid=Cid(f"result {epoch}")) for epoch in results}
     chain: Any = SimpleNamespace(account=account(1), state=SimpleNamespace(results=known, poc_commits={}))
     books = [CommittedBook(account(2), replace(EMPTY_BOOK, count=1, content_cid=book))]
-    epochs: Any = SimpleNamespace(result=lambda epoch: SimpleNamespace(books=books if epoch == 0 else ()))
+    epochs: Any = SimpleNamespace(known_before=lambda epoch, _: SimpleNamespace(books=books if epoch == 1 else ()))
     await TidyingService(chain, Books(Database(":memory:"), account(1)), held, epochs).run()
     assert (book in held.blocks) is stays
