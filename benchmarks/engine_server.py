@@ -28,8 +28,13 @@ class StartedServer:
 
 
 def model_directory() -> Path:
-    """Return the model that the command line names, or else that of scripts/setup."""
-    return Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
+    """Return the model that the command line names, or else that of scripts/setup; exits if it names none."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else TINY_MODEL
+    if not (directory / "config.json").is_file():
+        raise SystemExit(
+            f"usage: python -m benchmarks.NAME [MODEL_DIRECTORY]: {directory} is no model's, it has no config.json"
+        )
+    return directory
 
 
 @asynccontextmanager
