@@ -68,10 +68,10 @@ def audit(target: Target, which: str | None, challenge: str | None, consent: boo
     Without an argument, those of the present epoch. RECEIPT is the beginning of a receipt's digest or of its request's
     id, of eight characters or more: then only audits of that answer, the last ones.
 
-    Answers are drawn from the receipt books of the newest result, and judged by five members each. What they find can
-    only accuse, which costs nothing; accused answers are judged again by all with the model in the next epoch. Evidence
-    is in bits, and adds up for an executor with a model: 26 accuse. That honest answers come to so many by bad luck is
-    expected less than once in a million audits.
+    Answers are drawn from the receipt books of the newest result, and judged by up to five members each. What they
+    find can only accuse, which costs nothing; accused answers are judged again by all with the model in the next epoch.
+    Evidence is in bits, and adds up for an executor with a model: 26 accuse. That honest answers come to so many by bad
+    luck is expected less than once in a million audits.
 
     If executors left receipts of answers that this node paid for out of their books, these are shown too: the
     proofs go into its own votes, if it has weight, and into those of members that took them from it.

@@ -1,7 +1,7 @@
 """What the whole group makes of an accusation: everybody who has the model judges the accused answers again.
 
-Five auditors can be of one mind by bribery or bad luck, so only this proves anything. Fraud takes a third of all the
-weight; what fewer prove takes the pay.
+The auditors of a draw can be of one mind by bribery or bad luck, so only this proves anything. Fraud takes a third of
+all the weight; what fewer prove takes the pay.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -76,12 +76,11 @@ def is_undisputed(votes: Mapping[Address, AuditVote], seats: Mapping[Address, in
     it was shown, for an executor may be slow on purpose. And those who judged are two at least, and have most seats of
     the auditors that have the model: with a rare model a friend is often the only one.
     """
-    heard = {voter: vote for voter, vote in votes.items() if seats.get(voter, 0) > 0}
-    judged = {voter: vote for voter, vote in heard.items() if is_judged(vote)}
-    others = {voter: vote for voter, vote in heard.items() if voter not in judged}
+    judged = {voter: vote for voter, vote in votes.items() if is_judged(vote)}
+    others = {voter: vote for voter, vote in votes.items() if voter not in judged}
     named = {
         (vote.receipt_digest, vote.node_id, vote.model_id)
-        for vote in heard.values()
+        for vote in votes.values()
         if vote.receipt_digest != NO_DIGEST
     }
     lengths = {vote.figures.tokens for vote in judged.values()}

@@ -190,14 +190,15 @@ def judged_by_result(
 ) -> Collection[Hash32] | None:
     """Return which of the answers that this node challenged in `epoch` the group judges, as Judged has it.
 
-    Where the result is not here any more, all if the votes were committed: that is how it mostly goes.
+    Not of those that it accuses of as well: if no draw fell on one, nobody reads it. Where the result is not here any
+    more, all if the votes were committed: that is how it mostly goes.
     """
     if epoch not in chain.state.results:
         return None
     result = epochs.result(epoch)
     if result is None:
         return digests if chain.account in chain.state.vote_bundles.get(epoch, {}) else ()
-    accused = {digest for outcome in result.audits for digest in outcome.accused}  # if it was not drawn, it is unheard
+    accused = {digest for outcome in result.audits for digest in outcome.accused}
     judged = {digest for outcome in result.audits for digest in outcome.challenged}
     return (judged - accused).intersection(digests)
 

@@ -51,4 +51,4 @@ def test_votes_that_no_honest_auditor_casts_void_the_bundle(audits: tuple[AuditV
 )
 def test_a_book_that_cannot_be_voids_the_bundle(changes: dict[str, object]) -> None:
     with pytest.raises(AuditVoteError, match="a book has"):
-        check_audits(replace(BUNDLE, receipts=replace(BOOK, **changes)))  # type: ignore[arg-type]
+        check_audits(replace(BUNDLE, receipts=replace(BOOK, **changes)))

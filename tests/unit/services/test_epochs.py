@@ -98,9 +98,11 @@ class StubPresence:
         return ()
 
 
-def a_result(
-    content: StubContent, coins: int, before: EpochResult | None = None, *events: EventBody
-) -> tuple[EpochResult, EpochResultSummary, tuple[EventBody, ...]]:
+Posted = tuple[EpochResult, EpochResultSummary, tuple[EventBody, ...]]
+"""A result, what its quorum tells the chain, and the events by which the chain accepts it."""
+
+
+def a_result(content: StubContent, coins: int, before: EpochResult | None = None, *events: EventBody) -> Posted:
     """A result that differs with `coins`, and the events by which the chain accepts it; of EPOCH, or of the epoch after
     `before`, which `events` tell of.
     """
@@ -113,6 +115,14 @@ def a_result(
     content.held[summary.content_cid] = data
     weights = tuple((member.participant, member.weight) for member in result.group.members)
     return result, summary, (GroupStored(summary.validator_set_hash, weights), EpochResultPosted(summary, account(1)))
+
+
+def two_results(content: StubContent) -> tuple[Posted, Posted]:
+    """The results of EPOCH and of the epoch after."""
+    first, summary, posted = a_result(content, 0)
+    proof = commit(1, 50, epoch=1)
+    second, newest, accepted = a_result(content, 0, first, *posted, proof)
+    return (first, summary, posted), (second, newest, (proof, *accepted))
 
 
 async def until(book: EpochBook, wanted: EpochResult) -> None:
@@ -175,14 +185,12 @@ async def test_a_node_that_starts_once_a_result_is_posted_knows_who_is_in_charge
     anything: Any = chain
     contents: Any = content
     presence: Any = StubPresence()
-    first, _, posted = a_result(content, 0)
-    proof = commit(1, 50, epoch=1)
-    second, _, posted_again = a_result(content, 0, first, *posted, proof)
+    (first, _, posted), (second, _, posted_again) = two_results(content)
     assert second.epoch == EPOCH + 1
     book = EpochBook(anything, contents, store, presence)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(book.run)
-        chain.show(*EVENTS, *posted, proof, *posted_again)  # in FORM or LOAD of epoch 1
+        chain.show(*EVENTS, *posted, *posted_again)  # in FORM or LOAD of epoch 1
         with trio.fail_after(10):
             assert await book.result_before(EpochNumber(1), chain.state) == first
             assert await book.result_before(EpochNumber(2), chain.state) == second
@@ -198,9 +206,7 @@ async def test_an_older_result_is_known_after_a_restart_and_nobody_waits_for_one
     anything: Any = chain
     contents: Any = content
     presence: Any = StubPresence()
-    first, summary, posted = a_result(content, 0)
-    proof = commit(1, 50, epoch=1)
-    second, _, posted_again = a_result(content, 0, first, *posted, proof)
+    (first, summary, posted), (second, _, posted_again) = two_results(content)
     book = EpochBook(anything, contents, store, presence)
     chain.show(*EVENTS, *posted)
     async with trio.open_nursery() as nursery:
@@ -208,7 +214,7 @@ async def test_an_older_result_is_known_after_a_restart_and_nobody_waits_for_one
         await until(book, first)
         assert book.known_before(EpochNumber(1), chain.state) == first
         nursery.cancel_scope.cancel()
-    chain.show(*EVENTS, *posted, proof, *posted_again)
+    chain.show(*EVENTS, *posted, *posted_again)
     content.held.pop(summary.content_cid)
     for kept, found in ((store, first), (Books(Database(":memory:"), account(1)), None)):
         restarted = EpochBook(anything, contents, kept, presence)
@@ -223,9 +229,7 @@ async def test_a_result_that_is_not_to_be_had_holds_up_no_other(autojump_clock: 
     chain, content = StubChain(), StubContent()
     anything: Any = chain
     presence: Any = StubPresence()
-    first, _, posted = a_result(content, 0)
-    proof = commit(1, 50, epoch=1)
-    _, newest, posted_again = a_result(content, 0, first, *posted, proof)
+    (first, _, posted), (_, newest, posted_again) = two_results(content)
 
     class Without:
         async def read_bytes(self, cid: Cid, providers: object, *, limit_bytes: int) -> bytes:
@@ -237,7 +241,7 @@ async def test_a_result_that_is_not_to_be_had_holds_up_no_other(autojump_clock: 
     book = EpochBook(anything, contents, Books(Database(":memory:"), account(1)), presence)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(book.run)
-        chain.show(*EVENTS, *posted, proof, *posted_again)
+        chain.show(*EVENTS, *posted, *posted_again)
         await until(book, first)
         nursery.cancel_scope.cancel()
 
