@@ -196,6 +196,17 @@ def test_handing_over_to_a_minority_of_auditors_is_withholding() -> None:
     assert found.withheld + sum(other.withheld for other in more) == DRAWS
 
 
+@pytest.mark.parametrize(("judges", "is_withheld"), [((2,), False), ((2, 3), True)])
+def test_what_one_member_with_all_seats_says_it_was_not_shown_is_not_withheld(
+    judges: tuple[int, ...], is_withheld: bool
+) -> None:
+    """Dust could else take the score of a host whose model nobody else has."""
+    known = replace(previous(), group=with_judges(*judges))
+    votes = {account(n): [missing(draw) for draw in range(DRAWS)] for n in judges}
+    found = audit_outcomes(known, SEEDS, bundles_of(votes), WEIGHTS, band_of)
+    assert (sum(each.withheld for each in found) > DRAWS // 2) is is_withheld
+
+
 @pytest.mark.parametrize("reason", ["no-model", "no-time", "private", "engine-failed"])
 def test_an_auditor_s_own_lack_is_never_held_against_the_executor(reason: str) -> None:
     assert (
